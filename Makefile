@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+#   make              build everything into build/
+#   sudo make demo    two hosts, a protected guest, a failover: build/demo.json
+#   sudo make check   all tests
+#   make bench        measurements: build/bench.json
+#   make lint         clang-format, cppcheck, shellcheck
+#
+# B is the build directory, SAN=address,undefined builds with sanitizers into its own.
+
+SHELL := /bin/bash
+SAN ?=
+B ?= build$(if $(SAN),-san)
+CC ?= gcc
+WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
+CFLAGS ?= -O2 -g
+PKGS := libsystemd jansson libzstd libxxhash
+
+ifeq ($(filter-out lint-deps deps clean,$(or $(MAKECMDGOALS),all)),)
+else
+ifneq ($(shell pkg-config --exists $(PKGS) cmocka 2>/dev/null && echo y),y)
+$(shell scripts/install-deps build >&2)
+endif
+endif
+
+BUILD_ID := $(shell cat ipc/*.[ch] | cksum | cut -d' ' -f1)
+ALLCF := -std=gnu11 -D_GNU_SOURCE -DMC_BUILD_ID='"1.0+$(BUILD_ID)"' $(if $(FAULTS),-DMC_FAULTS) \
+	$(WARN) $(CFLAGS) -fno-strict-aliasing $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer) \
+	$(shell pkg-config --cflags $(PKGS))
+ALLLD := $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
+
+PROCS := capture stage transport netgate restore supervisor
+LIBDIRS := ipc qmp
+LIBS := $(shell pkg-config --libs $(PKGS)) -lpthread
+
+# Processes that talk to QEMU link libmcqmp as well.
+capture_EXTRA := $(B)/qmp.a
+restore_EXTRA := $(B)/qmp.a
+
+own = $(foreach f,$(wildcard $1/*.c),$(if $(filter main.c mcctl.c test-% fuzz-%,$(notdir $f)),,$(f:%.c=$(B)/%.o)))
+tests = $(patsubst %.c,$(B)/%,$(wildcard $1/test-*.c))
+
+$(shell mkdir -p $(B); echo '$(CC) $(ALLCF)' | cmp -s - $(B)/.flags || echo '$(CC) $(ALLCF)' > $(B)/.flags)
+
+BINS := $(PROCS:%=$(B)/mc-%) $(B)/mcctl
+UNIT := $(foreach d,$(LIBDIRS) $(PROCS),$(call tests,$d))
+
+.PHONY: all deps demo check check-unit check-integration bench lint clean unit
+all: $(BINS)
+unit: $(UNIT)
+
+$(foreach d,$(LIBDIRS) $(PROCS),$(eval $(B)/$d.a: $(call own,$d)))
+$(B)/%.a:
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+.SECONDEXPANSION:
+$(PROCS:%=$(B)/mc-%): $(B)/mc-%: $(B)/%/main.o $(B)/%.a $$($$*_EXTRA) $(B)/ipc.a
+	$(CC) $(ALLLD) -o $@ $^ $(LIBS)
+$(B)/mcctl: $(B)/supervisor/mcctl.o $(B)/supervisor.a $(B)/ipc.a
+	$(CC) $(ALLLD) -o $@ $^ $(LIBS)
+
+dirof = $(word 1,$(subst /, ,$(patsubst $(B)/%,%,$1)))
+$(UNIT): $(B)/%: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
+	$(CC) $(ALLLD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a -lcmocka $(LIBS)
+
+$(B)/%.o: %.c $(B)/.flags
+	@mkdir -p $(@D)
+	$(CC) $(ALLCF) -MMD -MP -c -o $@ $<
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
+
+deps:
+	scripts/install-deps all
+
+clean:
+	rm -rf build build-san

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Arena: the shared memory of one guest's pipeline at one end.  A POSIX shm object, mode
+ * 0600, created and opened by name by the supervisor only; the others inherit the fd.
+ *
+ *   header | control | config | procs | journal | metrics | vector | bitmaps |
+ *   rings | shadow entries | desc pool words, metas | slab pool words, metas |
+ *   shadow bytes | desc blocks | slabs
+ *
+ * Everything up to and including the shadow bytes is allocated (fallocate) at creation;
+ * descriptor blocks and slabs come and go with their pools.  The layout is computed from
+ * the five numbers in mc_arena_params; a process that attaches computes it again and
+ * refuses an arena whose header says anything else.
+ */
+#ifndef MC_IPC_ARENA_H
+#define MC_IPC_ARENA_H
+
+#include <stdint.h>
+
+#include "bell.h"
+#include "config.h"
+#include "control.h"
+#include "copyset.h"
+#include "journal.h"
+#include "metrics.h"
+#include "pool.h"
+#include "ring.h"
+#include "role.h"
+#include "shadow.h"
+
+#define MC_ARENA_MAGIC    0x616e657261636d31ULL
+#define MC_ABI_VERSION    1
+#define MC_SLAB_DEFAULT   (5ULL << 20)
+#define MC_BITMAPS        10 /* one per epoch in flight (8) + carry + nobase */
+#define MC_VECTOR_REGIONS 4096
+
+/* What an arena is made from; all that its layout depends on. */
+struct mc_arena_params {
+	uint64_t slab_size;   /* multiple of 4096, 64 KiB .. 1 GiB */
+	uint64_t max_memory;  /* bytes of slabs at most; at least 4 slabs */
+	uint64_t delta_cache; /* bytes of shadow; 0: none */
+	uint64_t ram_pages;   /* pages of guest RAM at most: size of a bitmap */
+	uint64_t side;        /* enum mc_side */
+};
+
+/* A process' slot: identity and the last words of a dead one. */
+struct mc_proc {
+	struct mc_bell bell;
+	_Atomic uint64_t pid;
+	_Atomic uint64_t start_time; /* field 22 of /proc/PID/stat */
+	_Atomic uint64_t starts;     /* times a process of this role attached */
+	_Atomic uint64_t heartbeat;  /* ns, raised whenever its loop turns */
+	char last_words[128];        /* last error it logged; NUL terminated */
+	char build[32];
+};
+
+struct mc_arena_header {
+	uint64_t magic;
+	uint32_t abi;
+	uint32_t header_size;
+	char build[32]; /* build id of the creator; another build of the same ABI may attach */
+	struct mc_arena_params params;
+	uint64_t total;         /* file size */
+	_Atomic uint64_t ready; /* 1: initialisation complete (release) */
+};
+
+/* Written by PAGEMAP_SCAN: an array of struct page_region {start, end, categories}. */
+struct mc_region {
+	uint64_t start, end, categories;
+};
+
+/* One process' view of an attached arena; all pointers are into the mapping. */
+struct mc_arena {
+	int fd; /* owned */
+	void *map;
+	uint64_t size;
+	struct mc_arena_params params;
+	enum mc_role role;
+	struct mc_arena_header *header;
+	struct mc_control *control;
+	struct mc_config *config;
+	struct mc_proc *proc; /* [MC_ROLE_MAX] */
+	struct mc_journal journal;
+	struct mc_metrics_block *metrics;     /* [MC_ROLE_MAX] */
+	struct mc_region *vector;             /* [MC_VECTOR_REGIONS] scan results */
+	_Atomic uint64_t *bitmap[MC_BITMAPS]; /* ram_pages bits each */
+	uint64_t bitmap_words;
+	struct mc_ring *ring_stage[MC_STAGES_MAX];     /* primary: capture -> stage i */
+	struct mc_ring *ring_transport[MC_STAGES_MAX]; /* primary: stage i -> transport */
+	struct mc_ring *ring_restore;                  /* backup: transport -> restore */
+	uint64_t ring_slots;
+	struct mc_shadow shadow;
+	struct mc_pool slabs;
+	struct mc_pool descs;
+	int bell_fd[MC_ROLE_MAX]; /* eventfds, owned; -1: none */
+};
+
+/* Checks params. 0 or -EINVAL with a sentence in @why (128 bytes). */
+int mc_arena_params_check(const struct mc_arena_params *p, char *why, size_t why_len);
+
+/*
+ * Creates and initialises an arena (supervisor).  @name: "/..." for shm_open(O_EXCL), or NULL for
+ * a memfd (tests).  bell fds are created.  -EEXIST, -ENOSPC (/dev/shm full: nothing left
+ * behind), -EINVAL.
+ */
+int mc_arena_create(struct mc_arena *a, const char *name, const struct mc_arena_params *p);
+
+/*
+ * Attaches to an arena by fd (consumed on success only) with @nbells eventfds in role order
+ * (consumed on success).  Validates everything: -EBADMSG (not an arena, or damaged),
+ * -EPROTONOSUPPORT (another ABI; nothing was touched).
+ */
+int mc_arena_attach(struct mc_arena *a, int fd, const int *bells, unsigned nbells,
+                    enum mc_role role);
+
+/* Unmaps and closes. Accepts a zeroed or half-built struct. Does not unlink. */
+void mc_arena_done(struct mc_arena *a);
+
+/* Rings the bell of a role / of all roles but our own. Never blocks. */
+void mc_arena_ring(struct mc_arena *a, enum mc_role role);
+void mc_arena_ring_all(struct mc_arena *a);
+
+/* Total bytes of a file with these params, and what is allocated at creation. */
+uint64_t mc_arena_total(const struct mc_arena_params *p);
+uint64_t mc_arena_fixed(const struct mc_arena_params *p);
+
+/* "1.0+<hash of the sources>" of this binary. */
+const char *mc_build_id(void);
+
+#endif

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Control block: the words by which the processes of one guest tell each other what is
+ * wanted and what is so.  Each word has one writer (or a CAS with a table); everybody may
+ * read.  A writer rings the bells of those who wait for the word.
+ *
+ * Memory ordering: a word is stored with release after what it announces, loaded with
+ * acquire; CAS is acq_rel.
+ */
+#ifndef MC_IPC_CONTROL_H
+#define MC_IPC_CONTROL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "config.h"
+#include "role.h"
+
+/* --- state of the guest, as on the bus ------------------------------------------------ */
+
+enum mc_state {
+	MC_STATE_NONE = 0,
+	MC_STATE_SYNCING = 1, /* first copy */
+	MC_STATE_PROTECTED = 2,
+	MC_STATE_HELD = 3,        /* primary: peer unknown, guest paused at the next barrier */
+	MC_STATE_DEGRADED = 4,    /* primary: runs unprotected, gate passes */
+	MC_STATE_TAKING_OVER = 5, /* backup */
+	MC_STATE_ACTIVE = 6,      /* was backup, runs the guest now */
+	MC_STATE_STOPPED = 7,
+	MC_STATE_ENDED = 8,
+	MC_STATE_WAITING = 9, /* backup: ready, no primary has connected yet */
+	MC_STATES = 10,
+};
+
+/* Why a state was entered, or a guest or protection ended.  Stable numbers: on the wire too. */
+enum mc_reason {
+	MC_REASON_NONE = 0,
+	MC_REASON_STARTED = 1,
+	MC_REASON_FIRST_COMMIT = 2,
+	MC_REASON_PEER_LOST = 3, /* silence or a broken link beyond failure_timeout */
+	MC_REASON_PEER_BACK = 4,
+	MC_REASON_GUEST_DIED = 5,     /* QEMU's end without SHUTDOWN */
+	MC_REASON_GUEST_SHUTDOWN = 6, /* poweroff, quit: an end, not a death */
+	MC_REASON_HOST_SIGNAL = 7,    /* QEMU told to end by its host */
+	MC_REASON_UNPROTECT = 8,
+	MC_REASON_TAKEN_OVER = 9, /* the peer says that it took over */
+	MC_REASON_RESOLVED = 10,
+	MC_REASON_LINK_CLOSED = 11, /* FIN or RST, restart_grace over */
+	MC_REASON_SILENCE = 12,     /* failure_timeout over */
+	MC_REASON_FAILOVER = 13,    /* asked for */
+	MC_REASON_REFUSED = 14,     /* the peer, or our own check, refused; text in `refusal` */
+	MC_REASON_HOTPLUG = 15,     /* device list changed */
+	MC_REASON_OVERLOAD = 16,
+	MC_REASON_ERROR = 17,        /* text in `refusal` */
+	MC_REASON_CONFLICT = 18,     /* equal term numbers with different ids */
+	MC_REASON_STANDBY_LOST = 19, /* the standby QEMU died or restarted */
+	MC_REASON_GUEST_PANIC = 20,
+	MC_REASON_FOREIGN = 21, /* somebody else migrates or holds the guest */
+	MC_REASONS = 22,
+};
+
+/* --- commit word of the backup -------------------------------------------------------- */
+/*
+ *   63 taken over | 62 disarmed | 61..42 term number (20 bits) | 41..0 last committed epoch
+ *
+ * Only restore changes it: commit = CAS (old epoch -> new), takeover = CAS setting bit 63,
+ * refused when bit 62 is set or nothing was committed; disarm = CAS setting bit 62, refused
+ * when bit 63 is set.  After bit 63 no CAS of a commit can succeed, so no ACK is possible.
+ */
+#define MC_COMMIT_TAKEN    (1ULL << 63)
+#define MC_COMMIT_DISARMED (1ULL << 62)
+static inline uint64_t mc_commit_epoch(uint64_t w)
+{
+	return w & ((1ULL << 42) - 1);
+}
+static inline uint64_t mc_commit_term(uint64_t w)
+{
+	return w >> 42 & 0xfffff;
+}
+static inline uint64_t mc_commit_word(uint64_t term, uint64_t epoch)
+{
+	return (term & 0xfffff) << 42 | (epoch & ((1ULL << 42) - 1));
+}
+
+#define MC_LINK_DOWN 0
+#define MC_LINK_UP   1 /* HELLO exchanged, this instance */
+
+#define MC_BLOCKS_MAX 16
+#define MC_DESC_TEXT  16384
+#define MC_WHY_MAX    512
+
+/* One RAM block of the guest; written by capture or restore at attach. */
+struct mc_block {
+	char name[MC_NAME_MAX]; /* memory backend id */
+	uint64_t size;          /* bytes, multiple of 4096 */
+	uint64_t first_page;    /* number of its first page in bitmaps: sum of the sizes before */
+	uint64_t hva;           /* address in QEMU */
+	uint64_t dev, ino;      /* of its file */
+};
+
+struct mc_control {
+	/* state; CAS by mc_state_move(); low 8 bits state, next 8 reason, rest change counter */
+	_Atomic uint64_t state;
+
+	/* --- primary: written by capture --- */
+	_Atomic uint64_t attached;    /* 1: blocks and description below are valid */
+	_Atomic uint64_t paused;      /* 1: capture has the guest stopped; guard reads it */
+	_Atomic uint64_t pause_began; /* ns */
+	_Atomic uint64_t barrier_req; /* epoch whose barrier is to be set now; guest is stopped */
+	_Atomic uint64_t guest_end;   /* enum mc_reason once QEMU's end is classified; 0: lives */
+	_Atomic uint64_t
+	        sync_slabs; /* slabs pushed in rounds of the first copy (epoch 0), so far */
+	_Atomic uint64_t sync_total;  /* bytes of the first copy, estimate; progress */
+	_Atomic uint64_t sync_bytes;  /* bytes of it captured so far */
+	_Atomic uint64_t armed_epoch; /* first real epoch of this protection; 0: still first copy */
+	_Atomic uint64_t capture_ready; /* 1: detached or finished: END may be sent */
+
+	/* --- primary: written by netgate --- */
+	_Atomic uint64_t barrier_done; /* newest epoch whose barrier stands in every NIC */
+	_Atomic uint64_t gate_ready;   /* 1: all NICs open */
+	_Atomic uint64_t
+	        gate_error; /* negative errno as unsigned; capture aborts epochs while set */
+
+	/* --- written by transport --- */
+	_Atomic uint64_t link;         /* MC_LINK_* */
+	_Atomic uint64_t link_changed; /* ns of the last change */
+	_Atomic uint64_t link_closed;  /* ns when FIN/RST was seen; 0: link up, or only silence */
+	_Atomic uint64_t last_rx;      /* ns, anything valid from the peer */
+	_Atomic uint64_t lease_until;  /* primary: ns; netgate releases only before it */
+	_Atomic uint64_t
+	        end_acked; /* primary: 1 once the backup acked END: gate may open for good */
+	_Atomic uint64_t peer_end;      /* reason of an END that the peer sent */
+	_Atomic uint64_t peer_taken;    /* primary: 1: the peer says it took over */
+	_Atomic uint64_t sync_received; /* backup: slabs of epoch 0 handed to restore */
+	_Atomic uint64_t peer_strikes;  /* backup: strikes_max announced by the primary */
+
+	/* --- backup: written by restore --- */
+	_Atomic uint64_t commit;         /* the commit word above */
+	_Atomic uint64_t applied;        /* newest epoch applied to the standby's RAM */
+	_Atomic uint64_t sync_applied;   /* slabs of epoch 0 applied */
+	_Atomic uint64_t standby_ready;  /* 1: attached to the standby, RAM emptied, may receive */
+	_Atomic uint64_t took_over;      /* ns at which the standby was running */
+	_Atomic uint64_t takeover_began; /* ns */
+	_Atomic uint64_t
+	        nack_epoch; /* epoch refused by restore; its journal record has the reason */
+	_Atomic uint64_t disarm_done; /* 1: END handled, takeover can't happen any more */
+	/* backup: primary accepted by HELLO; written by transport before the first slab */
+	_Atomic uint64_t peer_term_number, peer_term_id;
+	_Atomic uint64_t peer_instance[2];
+
+	/* --- written by supervisor: what is wanted --- */
+	_Atomic uint64_t want_end;  /* primary: enum mc_reason: END is to be sent, gate to open */
+	_Atomic uint64_t want_hold; /* 1: no new epochs (operator's hold); guest runs, gate shut */
+	_Atomic uint64_t want_checkpoint; /* counter: raised = take an epoch now */
+	_Atomic uint64_t want_takeover;   /* backup: enum mc_reason: operator's failover */
+	_Atomic uint64_t resolved; /* HELD: 1 promote (run unprotected), 2 demote (stay stopped) */
+
+	_Atomic uint64_t blocks; /* number of valid entries in block[] */
+	uint8_t pad[64];
+	struct mc_block block[MC_BLOCKS_MAX];
+	/*
+	 * What the guest is (QEMU version, machine, CPU model, devices), a line each, sorted, NUL
+	 * terminated; both ends must be equal, the first line that differs is named.
+	 */
+	char description[MC_DESC_TEXT];
+	char refusal[MC_WHY_MAX]; /* sentence for MC_REASON_REFUSED and _ERROR; written before the
+	                             state */
+};
+
+const char *mc_state_name(enum mc_state s);   /* "SYNCING", ... */
+const char *mc_reason_name(enum mc_reason r); /* "guest-died", ... */
+
+static inline enum mc_state mc_state_of(uint64_t word)
+{
+	return (enum mc_state)(word & 0xff);
+}
+static inline enum mc_reason mc_state_reason(uint64_t word)
+{
+	return (enum mc_reason)(word >> 8 & 0xff);
+}
+
+/*
+ * Moves the guest's state from @from to @to if the table in control.c allows it to @role:
+ *
+ *   primary   NONE -> SYNCING              supervisor
+ *             SYNCING -> PROTECTED         transport (first commit)
+ *             SYNCING -> STOPPED           any (error before anything was armed)
+ *             SYNCING|PROTECTED -> HELD    capture (lease over, after an epoch was sent)
+ *             HELD -> PROTECTED            transport (same instance is back)
+ *             HELD -> DEGRADED|STOPPED     supervisor (resolved), transport (peer said END; taken
+ * over) PROTECTED -> DEGRADED        transport (peer said END), capture (hot-plug, after END acked)
+ *             PROTECTED -> STOPPED         transport (peer took over)
+ *             any but STOPPED -> ENDED     transport (END acked), supervisor
+ *   backup    NONE -> WAITING              supervisor
+ *             WAITING -> SYNCING           transport (HELLO accepted)
+ *             SYNCING -> WAITING           restore (first copy broke off; RAM emptied again)
+ *             SYNCING -> PROTECTED         restore (first commit)
+ *             PROTECTED -> TAKING_OVER     restore;  TAKING_OVER -> ACTIVE|STOPPED restore
+ *             WAITING|SYNCING|PROTECTED -> ENDED|STOPPED  restore, supervisor
+ *
+ * 0; -EPERM (not this role's); -ESTALE (not in @from any more).
+ */
+int mc_state_move(struct mc_control *c, enum mc_side side, enum mc_role role, enum mc_state from,
+                  enum mc_state to, enum mc_reason why);
+
+/* Commit: epoch @epoch under @term. 0; -EPERM (taken over, disarmed, other term, not newer). */
+int mc_commit_advance(struct mc_control *c, uint64_t term, uint64_t epoch);
+/* Takeover. 0; -EPERM (disarmed, nothing committed); -EALREADY. */
+int mc_commit_take(struct mc_control *c);
+/* Disarm. 0 (also when it was); -EPERM (taken over). */
+int mc_commit_disarm(struct mc_control *c);
+/* New first copy under @term: epoch 0, armed again. -EPERM (taken over, or armed with an epoch). */
+int mc_commit_reset(struct mc_control *c, uint64_t term);
+
+/* Writes the sentence into refusal (always terminated). */
+void mc_control_refuse(struct mc_control *c, const char *fmt, ...)
+        __attribute__((format(printf, 2, 3)));
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What every worker process (capture, stage, transport, netgate, restore) does alike:
+ * command line, inherited fds, arena, event loop, doorbell, the control connection.
+ *
+ * Command line, made by the supervisor:
+ *
+ *   mc-ROLE --guest NAME [--index N] --arena-fd 3 --bell-fd 4 --control PATH [--debug]
+ *
+ * fd 3 is the arena, fds 4 .. 4 + MC_ROLE_MAX - 1 the eventfds in role order.
+ *
+ * The worker connects to the supervisor's socket PATH and speaks D-Bus on it, peer to peer
+ * (sd-bus); it goes on without, and tries again every 100 ms, when the supervisor is away.
+ * After connecting it calls
+ *
+ *   Register(s guest, s role, u index, u pid, t start_time, s build, h arena, ah bells)
+ *
+ * on object /org/microcheckpoint1/control, interface org.microcheckpoint1.Control; the
+ * answer is empty, or an error after which it tries again.  It serves on object
+ * /org/microcheckpoint1/worker, interface org.microcheckpoint1.Worker:
+ *
+ *   Quit()                   end in good order
+ *   Connection(h fd)         transport on the backup: an accepted link
+ *   Do(s verb, s arg) -> s   process specific; errors carry a sentence
+ *
+ * and may send it the signal Event(s id, s text, t epoch).
+ */
+#ifndef MC_IPC_WORKER_H
+#define MC_IPC_WORKER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <systemd/sd-event.h>
+
+#include "arena.h"
+
+struct mc_worker;
+
+struct mc_worker_ops {
+	enum mc_role role;   /* stage: MC_ROLE_STAGE0; the index is added */
+	const char *process; /* "mc-capture" */
+
+	/* Called once with arena and event loop ready, before the first work(). */
+	int (*start)(struct mc_worker *w, void *ctx);
+	/*
+	 * Does all that can be done now.  Called after every wake-up and once more after the
+	 * sleep word was set (bell.h).  Returns 1 when it did something (is called again), 0 when
+	 * there is nothing left to do, negative errno to end the process.
+	 */
+	int (*work)(struct mc_worker *w, void *ctx);
+	/* SIGTERM or Quit(): finish; optional. Afterwards the process leaves its loop. */
+	void (*quit)(struct mc_worker *w, void *ctx);
+	/* Optional: takes the fd over. */
+	int (*connection)(struct mc_worker *w, void *ctx, int fd);
+	/* Optional: 0 and *reply (malloc'ed, may stay NULL), or negative errno with *reply the
+	 * sentence. */
+	int (*do_verb)(struct mc_worker *w, void *ctx, const char *verb, const char *arg,
+	               char **reply);
+};
+
+struct mc_worker {
+	const struct mc_worker_ops *ops;
+	void *ctx;
+	sd_event *event;
+	struct mc_arena arena;
+	enum mc_role role;
+	char guest[MC_NAME_MAX];
+	bool debug;
+	struct mc_worker_bus *bus; /* control connection, private */
+};
+
+/*
+ * Runs a worker to its end; for main().  @ctx is given to every op.  Returns the process'
+ * exit status: 0 ended as told, 1 error (logged), 2 usage.
+ */
+int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *ctx);
+
+/* Sends Event(id, text, epoch) to the supervisor if it is there; never blocks. */
+void mc_worker_event(struct mc_worker *w, const char *id, uint64_t epoch, const char *fmt, ...)
+        __attribute__((format(printf, 4, 5)));
+
+/* Makes the loop end with exit status @status after the current callback. */
+void mc_worker_exit(struct mc_worker *w, int status);
+
+/* Short cuts. */
+static inline struct mc_metrics_block *mc_worker_metrics(struct mc_worker *w)
+{
+	return &w->arena.metrics[w->role];
+}
+
+#endif

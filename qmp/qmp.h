@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * QMP client: one connection to one QEMU monitor.  Used by capture (the guest) and restore
+ * (the standby).  Reference: QEMU's docs/interop/qmp-spec.txt and the QMP reference manual.
+ *
+ * Not thread safe.  Every call that waits has a time limit.  After -ECONNRESET (EOF, read to
+ * the end: events that came before were delivered) or -EBADMSG (not QMP) the connection
+ * is of no more use.
+ */
+#ifndef MC_QMP_QMP_H
+#define MC_QMP_QMP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <jansson.h>
+
+struct qmp;
+
+/* Called for every event as it is read, also while a command waits for its answer. */
+typedef void (*qmp_event_fn)(void *ctx, const char *name, json_t *data);
+
+/*
+ * Connects to the unix socket @path, reads the greeting and negotiates capabilities.
+ * 0; -ENOENT, -ECONNREFUSED; -EBUSY (no greeting within @timeout_ms: the monitor is in use by
+ * another client); -EBADMSG (the peer doesn't speak QMP).
+ */
+int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms);
+struct qmp *qmp_free(struct qmp *q); /* NULL ok; returns NULL */
+
+int qmp_fd(const struct qmp *q);         /* for the event loop; owned by q */
+pid_t qmp_peer_pid(const struct qmp *q); /* of QEMU, SO_PEERCRED at connect */
+void qmp_on_event(struct qmp *q, qmp_event_fn fn, void *ctx);
+
+/*
+ * Runs a command and waits for its answer.  @args: reference stolen, NULL for none.
+ * 0 with *ret the "return" value (new reference; ret may be NULL); -EREMOTEIO: QEMU
+ * answered with an error, its text is qmp_error(); -ETIMEDOUT; -ECONNRESET; -EBADMSG.
+ */
+int qmp_command(struct qmp *q, const char *name, json_t *args, unsigned timeout_ms, json_t **ret);
+
+/* Same with an fd sent along (SCM_RIGHTS): add-fd, getfd. @fd stays the caller's. */
+int qmp_command_fd(struct qmp *q, const char *name, json_t *args, int fd, unsigned timeout_ms,
+                   json_t **ret);
+
+/* human-monitor-command; *ret is malloc'ed text. */
+int qmp_hmp(struct qmp *q, const char *line, unsigned timeout_ms, char **ret);
+
+/*
+ * For the pause: a command whose text is ready.  qmp_send_raw() writes @text (a whole JSON
+ * command with newline); qmp_wait() waits for the answer to the oldest unanswered command
+ * without allocating on the heap beyond the JSON of events.  0, -EREMOTEIO, -ETIMEDOUT, ...
+ */
+int qmp_send_raw(struct qmp *q, const char *text, size_t len);
+int qmp_wait(struct qmp *q, uint64_t deadline_ns);
+
+/* Reads what is there without waiting and delivers events. 0, -ECONNRESET, -EBADMSG. */
+int qmp_dispatch(struct qmp *q);
+
+/* Text of the last -EREMOTEIO; "" otherwise. Valid until the next call. */
+const char *qmp_error(const struct qmp *q);
+
+#endif

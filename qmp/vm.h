@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a running QEMU is: its RAM blocks and where they are mapped, its devices, back
+ * ends, and the description that must be equal on both ends.
+ */
+#ifndef MC_QMP_VM_H
+#define MC_QMP_VM_H
+
+#include "qmp.h"
+
+#define VM_BLOCKS_MAX 16
+
+struct vm_block {
+	char name[64];      /* memory backend id */
+	uint64_t size;      /* bytes */
+	uint64_t hva;       /* in QEMU's address space */
+	uint64_t page_size; /* of its file: 4096, or huge pages */
+	uint64_t dev, ino;
+	bool shared;
+};
+
+struct vm_info {
+	pid_t pid;
+	uint64_t start_time; /* field 22 of /proc/PID/stat */
+	unsigned nblocks;
+	struct vm_block block[VM_BLOCKS_MAX];
+	char *description; /* malloc'ed: a line each, sorted; control.h */
+};
+
+/*
+ * Finds RAM blocks (memory backends in use, by query-memdev, x-query-ramblock, gpa2hva and
+ * /proc/PID/maps) and makes the description (version, machine, CPU model and count, RAM,
+ * devices with type, id and bus address).  0, or negative errno with a sentence in @why
+ * (>= 256) that names what is in the way and the remedy.
+ */
+int vm_inspect(struct qmp *q, struct vm_info *ret, char *why, size_t why_len);
+void vm_info_done(struct vm_info *i);
+
+/*
+ * Checks that the guest can be protected: only allowed device types and back ends, RAM
+ * shared, no guest-writable RAM block outside, no writable disk, NICs on back ends that the
+ * gate holds.  @accept: comma separated types that the operator vouches for.
+ * @gated: comma separated netdev ids that a gate is asked for; NULL: gate none was asked for.
+ * 0, or -EPERM with the first refusal in @why; @all (may be NULL) receives every refusal, a
+ * line each (malloc'ed).
+ */
+int vm_check(struct qmp *q, const struct vm_info *i, const char *accept, const char *gated,
+             char *why, size_t why_len, char **all);
+
+/* The first line in which two descriptions differ, as a sentence; 0 if none. */
+int vm_description_diff(const char *ours, const char *theirs, char *why, size_t why_len);
+
+/* Opens the file behind a mapping of the QEMU process, read-write. fd or negative errno. */
+int vm_open_block(const struct vm_info *i, unsigned block);
+
+/* The standby's exact command line, NUL separated from /proc/PID/cmdline, quoted for a shell. */
+int vm_standby_args(struct qmp *q, const struct vm_info *i, char **ret);
+
+#endif
