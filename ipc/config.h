@@ -75,7 +75,8 @@ struct mc_config {
 	uint32_t side; /* enum mc_side */
 	uint32_t gate; /* enum mc_gate_kind over all NICs; NONE: output not held */
 	uint32_t nnics;
-	uint32_t insecure;   /* 1: plain TCP off loopback was asked for by name */
+	uint32_t on_host_shutdown; /* QEMU ended by its host: 0 failover, 1 stop */
+	uint32_t insecure;         /* 1: plain TCP off loopback was asked for by name */
 	struct mc_term term; /* of this protection (backup: adopted from HELLO, see control.h) */
 	struct mc_term takeover_term; /* backup: reserved and fsynced, used at takeover */
 	struct mc_instance instance;  /* of this end */

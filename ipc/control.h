@@ -133,7 +133,9 @@ struct mc_control {
 	_Atomic uint64_t peer_end;      /* reason of an END that the peer sent */
 	_Atomic uint64_t peer_taken;    /* primary: 1: the peer says it took over */
 	_Atomic uint64_t sync_received; /* backup: slabs of epoch 0 handed to restore */
-	_Atomic uint64_t peer_strikes;  /* backup: strikes_max announced by the primary */
+	_Atomic uint64_t
+	        peer_max_epoch; /* primary: decoded bytes of one epoch that the backup takes */
+	_Atomic uint64_t peer_strikes; /* backup: strikes_max announced by the primary */
 
 	/* --- backup: written by restore --- */
 	_Atomic uint64_t commit;         /* the commit word above */
