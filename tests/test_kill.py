@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kill -9 of single processes: the guest goes on, nothing leaks, the standby stays right."""
+
+import os
+import random
+import signal
+
+import mctest
+import scenario as sc
+from mctest import check
+
+LOAD = "mc.redis=1 mc.memcheck=64:100 mc.counter=2000"
+ROUNDS = 4
+
+
+def kill_one(host, role):
+    """kill -9 of the process of a role; returns its pid."""
+    pids = host.worker_pids(role)
+    check(pids, f"no mc-{role} on host {host.name}")
+    pid = pids[0][0]
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def one_role(side, role):
+    """Kills one role several times under load, then the host: nothing may be lost."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        g = sc.boot(w.a, work=LOAD)
+        redis = mctest.Redis(w)
+        mem = mctest.MemCheck(w)
+        watch = mctest.CounterWatch(w)
+        sc.protect(w.a, w.b)
+        host = w.a if side == "primary" else w.b
+        for i in range(ROUNDS):
+            sc.write_for(redis, 0.2 + random.random() / 4)
+            old = kill_one(host, role)
+            mctest.wait_for(f"a new mc-{role}", lambda: any(p != old for p, _ in host.worker_pids(role)), 5)
+            sc.epochs_go_on(w.a, 3)
+            check(w.a.state() == "PROTECTED", f"after kill {i} of {role}: {w.a.state()}")
+            check(g.status() == "running", f"after kill {i} of {role}: guest {g.status()}")
+            watch.poll()
+        sc.no_bad_words(mem)
+        w.a.kill_everything()
+        sc.write_for(redis, 0.5)
+        check(redis.lost() == 0, "acknowledged values lost")
+        sc.no_bad_words(mem)
+        watch.poll()
+        check(not watch.back, f"counts taken back: {watch.back[:3]}")
+
+
+def test_kill_capture():
+    """The guard lets the guest go on, the successor misses no page."""
+    one_role("primary", "capture")
+
+
+def test_kill_stage():
+    """The successor encodes again."""
+    one_role("primary", "stage")
+
+
+def test_kill_transport_primary():
+    """Reconnects within restart_grace, sends again."""
+    one_role("primary", "transport")
+
+
+def test_kill_netgate():
+    """A dead gate is a shut gate."""
+    one_role("primary", "netgate")
+
+
+def test_kill_transport_backup():
+    """The primary reconnects; the backup doesn't take over."""
+    one_role("backup", "transport")
+
+
+def test_kill_restore():
+    """The successor applies again to the same result."""
+    one_role("backup", "restore")
+
+
+def test_kill_supervisors():
+    """Protection goes on without them; successors adopt what runs."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        sc.boot(w.a, work=LOAD)
+        redis = mctest.Redis(w)
+        mem = mctest.MemCheck(w)
+        sc.protect(w.a, w.b)
+        for host in (w.a, w.b):
+            host.supervisor.kill()
+            host.supervisor.wait()
+        sc.write_for(redis, 1)
+        for host in (w.a, w.b):
+            host.start_supervisor()
+            mctest.wait_for("guest adopted", lambda h=host: h.mcctl("status", "vm", ok=False).returncode == 0, 5)
+        check(w.a.state() == "PROTECTED" and w.b.state() == "PROTECTED",
+              f"states {w.a.state()} and {w.b.state()}")
+        sc.epochs_go_on(w.a, 5)
+        w.b.supervisor.kill()
+        w.b.supervisor.wait()
+        w.a.kill_everything()
+        sc.write_for(redis, 0.5)
+        check(redis.lost() == 0, "acknowledged values lost: takeover needs no supervisor")
+        sc.no_bad_words(mem)
+
+
+def test_stopped_processes_pause_little():
+    """kill -9 of capture at random instants never leaves the guest paused beyond 100 ms."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        g = sc.boot(w.a, work=LOAD)
+        redis = mctest.Redis(w)
+        sc.protect(w.a, w.b)
+        g.qmp.events.clear()
+        for _ in range(10):
+            sc.write_for(redis, 0.1 + random.random() / 10)
+            old = kill_one(w.a, "capture")
+            mctest.wait_for("a new mc-capture", lambda: any(p != old for p, _ in w.a.worker_pids("capture")), 5)
+            sc.epochs_go_on(w.a, 2)
+        g.qmp.cmd("query-status")
+        stopped = None
+        longest = 0
+        for e in g.qmp.events:
+            t = e["timestamp"]["seconds"] + e["timestamp"]["microseconds"] / 1e6
+            if e["event"] == "STOP":
+                stopped = t
+            elif e["event"] == "RESUME" and stopped is not None:
+                longest = max(longest, t - stopped)
+                stopped = None
+        check(longest < 0.1, f"guest paused for {longest * 1000:.0f} ms")
+        check(len(g.qmp.events) > 100, f"only {len(g.qmp.events)} events")
