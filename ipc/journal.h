@@ -27,6 +27,7 @@
 #define MC_IPC_JOURNAL_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "role.h"
@@ -91,6 +92,13 @@ int mc_journal_init(struct mc_journal_shm *shm, enum mc_side side);
  * ABORTED), -EPERM for another role than capture (primary) or transport (backup).
  */
 int mc_journal_begin(struct mc_journal *j, uint64_t epoch);
+
+/*
+ * Backup, transport: begins an epoch that the primary sends again after its reception broke
+ * off (its record is ABORTED, or the slot holds an older epoch).  Like mc_journal_begin(),
+ * but @epoch need only be above last_committed.
+ */
+int mc_journal_rebegin(struct mc_journal *j, uint64_t epoch);
 
 /* The record of @epoch, or NULL when the slot holds another one. */
 struct mc_journal_record *mc_journal_get(const struct mc_journal *j, uint64_t epoch);

@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "arena.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "util.h"
+
+#define PAGE                4096ULL
+#define DESC_PER_SLAB(unit) ((unit) / MC_PAGE_SIZE)
+
+/* Offsets of the parts, computed from the params alone. */
+struct layout {
+	uint64_t control, config, procs, journal, metrics, vector, bitmaps;
+	uint64_t ring_stage, ring_transport, ring_restore;
+	uint64_t shadow_shm, shadow_entries, desc_shm, desc_words, desc_metas;
+	uint64_t slab_shm, slab_words, slab_metas, shadow_data;
+	uint64_t fixed; /* end of what is allocated at creation */
+	uint64_t descs, slabs, total;
+	uint64_t nslabs, desc_unit, ring_slots, ring_bytes, bitmap_words, shadow_sets;
+};
+
+const char *mc_build_id(void)
+{
+	return MC_BUILD_ID;
+}
+
+int mc_arena_params_check(const struct mc_arena_params *p, char *why, size_t why_len)
+{
+	const char *text = NULL;
+
+	if (p->slab_size % PAGE || p->slab_size < 64 << 10 || p->slab_size > 1 << 30)
+		text = "slab-size must be a multiple of 4096 between 64 KiB and 1 GiB";
+	else if (p->max_memory / p->slab_size < 4)
+		text = "max-memory must hold at least 4 slabs (slab-size each)";
+	else if (p->max_memory / p->slab_size >= 1 << 20 || p->max_memory > 1ULL << 44)
+		text = "max-memory is above 16 TiB or 2^20 slabs";
+	else if (p->delta_cache > 1ULL << 40)
+		text = "delta-cache must be at most 1 TiB";
+	else if (!p->ram_pages || p->ram_pages > 1ULL << 34)
+		text = "the guest's RAM must be between 4 KiB and 64 TiB";
+	else if (p->side != MC_SIDE_PRIMARY && p->side != MC_SIDE_BACKUP)
+		text = "side is neither primary nor backup";
+	if (!text)
+		return 0;
+	snprintf(why, why_len, "%s", text);
+	return -EINVAL;
+}
+
+static uint64_t power_of_two_from(uint64_t n)
+{
+	uint64_t p = 4;
+
+	while (p < n)
+		p *= 2;
+	return p;
+}
+
+static uint64_t place(uint64_t *at, uint64_t bytes, uint64_t align)
+{
+	uint64_t here = MC_ALIGN_UP(*at, align);
+
+	*at = here + bytes;
+	return here;
+}
+
+static void place_heads(struct layout *l, uint64_t *at)
+{
+	l->control = place(at, sizeof(struct mc_control), PAGE);
+	l->config = place(at, sizeof(struct mc_config), PAGE);
+	l->procs = place(at, sizeof(struct mc_proc) * MC_ROLE_MAX, PAGE);
+	l->journal = place(at, sizeof(struct mc_journal_shm), PAGE);
+	l->metrics = place(at, sizeof(struct mc_metrics_block) * MC_ROLE_MAX, PAGE);
+	l->vector = place(at, sizeof(struct mc_region) * MC_VECTOR_REGIONS, PAGE);
+	l->bitmaps = place(at, l->bitmap_words * 8 * MC_BITMAPS, PAGE);
+}
+
+static void compute_layout(const struct mc_arena_params *p, struct layout *l)
+{
+	bool primary = p->side == MC_SIDE_PRIMARY;
+	uint64_t at = sizeof(struct mc_arena_header);
+
+	memset(l, 0, sizeof(*l));
+	l->nslabs = p->max_memory / p->slab_size;
+	l->desc_unit = MC_ALIGN_UP(DESC_PER_SLAB(p->slab_size) * sizeof(struct mc_page_desc), PAGE);
+	l->ring_slots = power_of_two_from(l->nslabs);
+	l->ring_bytes = MC_ALIGN_UP(mc_ring_size(l->ring_slots), 64);
+	l->bitmap_words = MC_ALIGN_UP((p->ram_pages + 63) / 64, 8);
+	l->shadow_sets = primary ? mc_shadow_sets(p->delta_cache) : 0;
+	place_heads(l, &at);
+	l->ring_stage = place(&at, primary ? l->ring_bytes * MC_STAGES_MAX : 0, PAGE);
+	l->ring_transport = place(&at, primary ? l->ring_bytes * MC_STAGES_MAX : 0, PAGE);
+	l->ring_restore = place(&at, primary ? 0 : l->ring_bytes, PAGE);
+	l->shadow_shm = place(&at, sizeof(struct mc_shadow_shm), PAGE);
+	l->shadow_entries =
+	        place(&at, l->shadow_sets * MC_SHADOW_WAYS * sizeof(struct mc_shadow_entry), PAGE);
+	l->desc_shm = place(&at, sizeof(struct mc_pool_shm), PAGE);
+	l->desc_words = place(&at, l->nslabs * 8, 64);
+	l->desc_metas = place(&at, l->nslabs * sizeof(struct mc_slab_meta), 64);
+	l->slab_shm = place(&at, sizeof(struct mc_pool_shm), PAGE);
+	l->slab_words = place(&at, l->nslabs * 8, 64);
+	l->slab_metas = place(&at, l->nslabs * sizeof(struct mc_slab_meta), 64);
+	l->shadow_data = place(&at, l->shadow_sets * MC_SHADOW_WAYS * MC_PAGE_SIZE, PAGE);
+	l->fixed = MC_ALIGN_UP(at, PAGE);
+	at = l->fixed;
+	l->descs = place(&at, l->nslabs * l->desc_unit, PAGE);
+	l->slabs = place(&at, l->nslabs * p->slab_size, 2 << 20);
+	l->total = at;
+}
+
+uint64_t mc_arena_total(const struct mc_arena_params *p)
+{
+	struct layout l;
+
+	compute_layout(p, &l);
+	return l.total;
+}
+
+uint64_t mc_arena_fixed(const struct mc_arena_params *p)
+{
+	struct layout l;
+
+	compute_layout(p, &l);
+	return l.fixed;
+}
+
+static void set_pool(struct mc_arena *a, struct mc_pool *p, uint64_t shm, uint64_t words,
+                     uint64_t metas, uint64_t data, uint64_t unit, uint64_t max)
+{
+	uint8_t *base = a->map;
+
+	*p = (struct mc_pool){
+	        .shm = (struct mc_pool_shm *)(base + shm),
+	        .word = (_Atomic uint64_t *)(base + words),
+	        .meta = (struct mc_slab_meta *)(base + metas),
+	        .data = base + data,
+	        .fd = a->fd,
+	        .data_off = data,
+	        .unit = unit,
+	        .max = max,
+	        .role = a->role,
+	};
+}
+
+/* Points the view at the parts; reads nothing from shared memory. */
+static void set_pointers(struct mc_arena *a, const struct layout *l)
+{
+	uint8_t *base = a->map;
+
+	a->header = a->map;
+	a->control = (struct mc_control *)(base + l->control);
+	a->config = (struct mc_config *)(base + l->config);
+	a->proc = (struct mc_proc *)(base + l->procs);
+	a->journal = (struct mc_journal){.shm = (struct mc_journal_shm *)(base + l->journal),
+	                                 .side = (enum mc_side)a->params.side,
+	                                 .role = a->role};
+	a->metrics = (struct mc_metrics_block *)(base + l->metrics);
+	a->vector = (struct mc_region *)(base + l->vector);
+	a->bitmap_words = l->bitmap_words;
+	for (int i = 0; i < MC_BITMAPS; i++)
+		a->bitmap[i] =
+		        (_Atomic uint64_t *)(base + l->bitmaps) + (uint64_t)i * l->bitmap_words;
+	a->ring_slots = l->ring_slots;
+	if (a->params.side == MC_SIDE_BACKUP)
+		a->ring_restore = (struct mc_ring *)(base + l->ring_restore);
+	for (uint64_t i = 0; a->params.side == MC_SIDE_PRIMARY && i < MC_STAGES_MAX; i++) {
+		a->ring_stage[i] = (struct mc_ring *)(base + l->ring_stage + i * l->ring_bytes);
+		a->ring_transport[i] =
+		        (struct mc_ring *)(base + l->ring_transport + i * l->ring_bytes);
+	}
+	if (l->shadow_sets)
+		a->shadow = (struct mc_shadow){
+		        .shm = (struct mc_shadow_shm *)(base + l->shadow_shm),
+		        .entry = (struct mc_shadow_entry *)(base + l->shadow_entries),
+		        .data = base + l->shadow_data,
+		        .sets = l->shadow_sets,
+		        .role = a->role,
+		};
+	set_pool(a, &a->descs, l->desc_shm, l->desc_words, l->desc_metas, l->descs, l->desc_unit,
+	         l->nslabs);
+	set_pool(a, &a->slabs, l->slab_shm, l->slab_words, l->slab_metas, l->slabs,
+	         a->params.slab_size, l->nslabs);
+}
+
+static int map_arena(struct mc_arena *a, const struct layout *l)
+{
+	void *m =
+	        mmap(NULL, l->total, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, a->fd, 0);
+
+	if (m == MAP_FAILED)
+		return -errno;
+	a->map = m;
+	a->size = l->total;
+	set_pointers(a, l);
+	return 0;
+}
+
+static int init_parts(struct mc_arena *a, const struct layout *l)
+{
+	int r = mc_journal_init(a->journal.shm, (enum mc_side)a->params.side);
+
+	for (int i = 0; r == 0 && a->ring_stage[0] && i < MC_STAGES_MAX; i++) {
+		r = mc_ring_init(a->ring_stage[i], l->ring_slots);
+		if (r == 0)
+			r = mc_ring_init(a->ring_transport[i], l->ring_slots);
+	}
+	if (r == 0 && a->ring_restore)
+		r = mc_ring_init(a->ring_restore, l->ring_slots);
+	if (r == 0 && l->shadow_sets)
+		r = mc_shadow_init(a->shadow.shm, l->shadow_sets);
+	if (r == 0)
+		r = mc_pool_init(a->descs.shm, l->desc_unit, l->nslabs);
+	if (r == 0)
+		r = mc_pool_init(a->slabs.shm, a->params.slab_size, l->nslabs);
+	if (r < 0)
+		return r;
+	mc_config_defaults(a->config);
+	a->header->magic = MC_ARENA_MAGIC;
+	a->header->abi = MC_ABI_VERSION;
+	a->header->header_size = sizeof(struct mc_arena_header);
+	snprintf(a->header->build, sizeof(a->header->build), "%s", mc_build_id());
+	a->header->params = a->params;
+	a->header->total = l->total;
+	atomic_store_explicit(&a->header->ready, 1, memory_order_release);
+	return 0;
+}
+
+static int create_file(const char *name)
+{
+	int fd = name ? shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)
+	              : memfd_create("mc-arena", MFD_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int fill_arena(struct mc_arena *a, const struct layout *l)
+{
+	int r;
+
+	if (ftruncate(a->fd, (off_t)l->total) < 0)
+		return -errno;
+	if (fallocate(a->fd, 0, 0, (off_t)l->fixed) < 0)
+		return -errno;
+	for (int i = 0; i < MC_ROLE_MAX; i++) {
+		a->bell_fd[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (a->bell_fd[i] < 0)
+			return -errno;
+	}
+	r = map_arena(a, l);
+	return r < 0 ? r : init_parts(a, l);
+}
+
+static void empty_view(struct mc_arena *a)
+{
+	memset(a, 0, sizeof(*a));
+	a->fd = -1;
+	for (int i = 0; i < MC_ROLE_MAX; i++)
+		a->bell_fd[i] = -1;
+}
+
+int mc_arena_create(struct mc_arena *a, const char *name, const struct mc_arena_params *p)
+{
+	struct layout l;
+	char why[128];
+	int r = mc_arena_params_check(p, why, sizeof(why));
+
+	if (r < 0)
+		return r;
+	empty_view(a);
+	a->params = *p;
+	a->role = MC_ROLE_SUPERVISOR;
+	a->fd = create_file(name);
+	if (a->fd < 0)
+		return a->fd;
+	compute_layout(p, &l);
+	r = fill_arena(a, &l);
+	if (r < 0) {
+		if (name)
+			shm_unlink(name);
+		mc_arena_done(a);
+	}
+	return r;
+}
+
+/* Header and size, read before anything is mapped. */
+static int read_header(int fd, struct mc_arena_header *h, struct layout *l)
+{
+	struct stat st;
+	char why[128];
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) || pread(fd, h, sizeof(*h), 0) != (ssize_t)sizeof(*h) ||
+	    h->magic != MC_ARENA_MAGIC)
+		return -EBADMSG;
+	if (h->abi != MC_ABI_VERSION || h->header_size != sizeof(*h))
+		return -EPROTONOSUPPORT;
+	if (mc_arena_params_check(&h->params, why, sizeof(why)) < 0 || !atomic_load(&h->ready))
+		return -EBADMSG;
+	compute_layout(&h->params, l);
+	return h->total == l->total && st.st_size == (off_t)l->total ? 0 : -EBADMSG;
+}
+
+/* The kernel describes an eventfd's link as anon_inode:[eventfd]. */
+static int check_eventfd(int fd)
+{
+	char path[64], text[64];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = readlink(path, text, sizeof(text) - 1);
+	if (n < 0)
+		return -errno;
+	text[n] = '\0';
+	return strcmp(text, "anon_inode:[eventfd]") == 0 ? 0 : -EBADMSG;
+}
+
+static int check_parts(const struct mc_arena *a, const struct layout *l)
+{
+	struct mc_ring_end e;
+	char why[128];
+	int r = 0;
+
+	if (a->journal.shm->magic != MC_JOURNAL_MAGIC || a->journal.shm->side != a->params.side)
+		return -EBADMSG;
+	if (a->slabs.shm->magic != MC_POOL_MAGIC || a->slabs.shm->unit != a->slabs.unit ||
+	    a->slabs.shm->max != l->nslabs || a->descs.shm->magic != MC_POOL_MAGIC ||
+	    a->descs.shm->unit != a->descs.unit || a->descs.shm->max != l->nslabs)
+		return -EBADMSG;
+	if (a->shadow.shm &&
+	    (a->shadow.shm->magic != MC_SHADOW_MAGIC || a->shadow.shm->sets != l->shadow_sets))
+		return -EBADMSG;
+	for (int i = 0; r == 0 && a->ring_stage[0] && i < MC_STAGES_MAX; i++) {
+		r = mc_ring_attach_consumer(&e, a->ring_stage[i], l->ring_slots);
+		if (r == 0)
+			r = mc_ring_attach_consumer(&e, a->ring_transport[i], l->ring_slots);
+	}
+	if (r == 0 && a->ring_restore)
+		r = mc_ring_attach_consumer(&e, a->ring_restore, l->ring_slots);
+	/* The supervisor fills the config in after creation; workers find it complete. */
+	if (r == 0 && a->role != MC_ROLE_SUPERVISOR &&
+	    (mc_config_validate(a->config, why, sizeof(why)) < 0 ||
+	     a->config->side != a->params.side))
+		r = -EBADMSG;
+	return r;
+}
+
+int mc_arena_attach(struct mc_arena *a, int fd, const int *bells, unsigned nbells,
+                    enum mc_role role)
+{
+	struct mc_arena_header h;
+	struct layout l;
+	int r;
+
+	empty_view(a);
+	if (nbells != MC_ROLE_MAX || (unsigned)role >= MC_ROLE_MAX)
+		return -EINVAL;
+	for (unsigned i = 0; i < nbells; i++) {
+		r = check_eventfd(bells[i]);
+		if (r < 0)
+			return r;
+	}
+	r = read_header(fd, &h, &l);
+	if (r < 0)
+		return r;
+	a->params = h.params;
+	a->role = role;
+	a->fd = fd;
+	r = map_arena(a, &l);
+	if (r == 0)
+		r = check_parts(a, &l);
+	if (r < 0) {
+		a->fd = -1; /* stays the caller's */
+		mc_arena_done(a);
+		return r;
+	}
+	memcpy(a->bell_fd, bells, sizeof(a->bell_fd));
+	return 0;
+}
+
+void mc_arena_done(struct mc_arena *a)
+{
+	if (!a->map && !a->size && !a->params.slab_size)
+		return; /* zeroed, or done already */
+	if (a->map)
+		munmap(a->map, a->size);
+	mc_closep(&a->fd);
+	for (int i = 0; i < MC_ROLE_MAX; i++)
+		mc_closep(&a->bell_fd[i]);
+	empty_view(a);
+}
+
+void mc_arena_ring(struct mc_arena *a, enum mc_role role)
+{
+	if ((unsigned)role < MC_ROLE_MAX)
+		mc_bell_ring(&a->proc[role].bell, a->bell_fd[role]);
+}
+
+void mc_arena_ring_all(struct mc_arena *a)
+{
+	for (int i = 1; i < MC_ROLE_MAX; i++)
+		if (i != (int)a->role)
+			mc_arena_ring(a, (enum mc_role)i);
+}
