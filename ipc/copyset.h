@@ -37,6 +37,7 @@
 
 enum mc_page_flags {
 	MC_PAGE_NOBASE = 1, /* the backup may lack the previous content: no delta */
+	MC_PAGE_STRUCK = 2, /* superseded by a later copy in this epoch: not to be sent */
 };
 
 /* Descriptor of one captured page. */

@@ -1,415 +1,64 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "qmp.h"
-
-#include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include "../ipc/util.h"
+#include "qmp.h"
+#include "scan.h"
 
-#define ANSWER_MAX (4U << 20)
-#define CONNECT_MS 1000
+#define LINE_MAX_   (4U << 20)  /* longest message taken from QEMU */
+#define LINE_FIRST  (64U << 10) /* buffer to begin with: answers in a pause are short */
+#define PENDING_MAX 8U          /* raw commands whose results may be open */
+#define SEND_NS     MC_NS_PER_S /* a monitor that takes no command for so long is stuck */
+#define READS_MAX   64          /* by qmp_dispatch(): a flood of events must not keep us */
 
+/*
+ * QEMU answers in order.  Of the commands sent, the oldest `stale` ones have nobody who
+ * waits for them any more (timed out); then come `pending` raw ones, for which result[] has
+ * the first `done` results; then the one of qmp_command(), if `waiting`.
+ */
 struct qmp {
 	int fd;
+	int dead; /* negative errno: of no more use */
 	pid_t pid;
-	char *buf; /* what was read and not yet taken as a line */
-	size_t len, size;
-	bool eof;
+	bool greeted;
 	qmp_event_fn on_event;
 	void *event_ctx;
-	char error[256];
+
+	char *buf;
+	size_t used, size;
+	size_t scanned; /* bytes of buf known to hold no newline */
+
+	unsigned stale, pending, done;
+	int result[PENDING_MAX];
+	bool waiting, answered;
+	int answer;       /* of the waiting command */
+	json_t **returns; /* where its value goes; NULL: not wanted */
+	char error[512];
 };
 
-static int read_more(struct qmp *q)
+int qmp_fd(const struct qmp *q)
 {
-	ssize_t n;
-
-	if (q->eof)
-		return -ECONNRESET;
-	if (q->len + 1 >= q->size) {
-		size_t size = q->size * 2;
-		char *p;
-
-		if (size > ANSWER_MAX)
-			return -EBADMSG;
-		p = realloc(q->buf, size);
-		if (!p)
-			return -ENOMEM;
-		q->buf = p;
-		q->size = size;
-	}
-	n = recv(q->fd, q->buf + q->len, q->size - q->len - 1, MSG_DONTWAIT);
-	if (n < 0)
-		return errno == EAGAIN || errno == EINTR ? -EAGAIN : -ECONNRESET;
-	if (n == 0) {
-		q->eof = true;
-		return -ECONNRESET;
-	}
-	q->len += (size_t)n;
-	q->buf[q->len] = '\0';
-	return 0;
+	return q->fd;
 }
 
-/* Length of the first complete line, newline included; 0 when there is none. */
-static size_t have_line(const struct qmp *q)
+pid_t qmp_peer_pid(const struct qmp *q)
 {
-	const char *nl = q->len ? memchr(q->buf, '\n', q->len) : NULL;
-
-	return nl ? (size_t)(nl - q->buf) + 1 : 0;
+	return q->pid;
 }
 
-static void drop_line(struct qmp *q, size_t n)
+const char *qmp_error(const struct qmp *q)
 {
-	memmove(q->buf, q->buf + n, q->len - n);
-	q->len -= n;
+	return q->error;
 }
 
-static int wait_input(struct qmp *q, uint64_t deadline)
+void qmp_on_event(struct qmp *q, qmp_event_fn fn, void *ctx)
 {
-	struct pollfd p = {.fd = q->fd, .events = POLLIN};
-	uint64_t now = mc_now_ns();
-	struct timespec ts;
-	int r;
-
-	if (now >= deadline)
-		return -ETIMEDOUT;
-	ts.tv_sec = (time_t)((deadline - now) / MC_NS_PER_S);
-	ts.tv_nsec = (long)((deadline - now) % MC_NS_PER_S);
-	r = ppoll(&p, 1, &ts, NULL);
-	if (r < 0)
-		return errno == EINTR ? 0 : -errno;
-	return r ? 0 : -ETIMEDOUT;
-}
-
-/* Waits for a complete line. Its length, or -ETIMEDOUT, -ECONNRESET, -EBADMSG. */
-static ssize_t next_line(struct qmp *q, uint64_t deadline)
-{
-	for (;;) {
-		size_t n = have_line(q);
-		int r;
-
-		if (n)
-			return (ssize_t)n;
-		r = read_more(q);
-		if (r == -EAGAIN)
-			r = wait_input(q, deadline);
-		if (r < 0)
-			return r;
-	}
-}
-
-enum line_kind { LINE_BAD, LINE_RETURN, LINE_ERROR, LINE_EVENT };
-
-/* Skips a JSON string that begins at @p (on its quote); the byte after it, or NULL. */
-static const char *skip_string(const char *p, const char *end)
-{
-	for (p++; p < end; p++) {
-		if (*p == '\\')
-			p++;
-		else if (*p == '"')
-			return p + 1;
-	}
-	return NULL;
-}
-
-static enum line_kind kind_of_key(const char *key, size_t n)
-{
-	if (n == 6 && memcmp(key, "return", 6) == 0)
-		return LINE_RETURN;
-	if (n == 5 && memcmp(key, "error", 5) == 0)
-		return LINE_ERROR;
-	if (n == 5 && memcmp(key, "event", 5) == 0)
-		return LINE_EVENT;
-	return LINE_BAD;
-}
-
-/* What a line is, by the keys of its outermost object; without building a tree. */
-static enum line_kind classify(const char *p, size_t len)
-{
-	const char *end = p + len;
-	int depth = 0;
-
-	while (p < end) {
-		const char *after;
-
-		if (*p == '{' || *p == '[')
-			depth++;
-		else if (*p == '}' || *p == ']')
-			depth--;
-		if (*p != '"') {
-			p++;
-			continue;
-		}
-		after = skip_string(p, end);
-		if (!after)
-			return LINE_BAD;
-		if (depth == 1) {
-			const char *c = after;
-
-			while (c < end && (*c == ' ' || *c == '\t'))
-				c++;
-			if (c < end && *c == ':') {
-				enum line_kind k = kind_of_key(p + 1, (size_t)(after - p) - 2);
-
-				if (k != LINE_BAD)
-					return k;
-			}
-		}
-		p = after;
-	}
-	return LINE_BAD;
-}
-
-static int deliver_event(struct qmp *q, size_t n)
-{
-	json_t *m = json_loadb(q->buf, n, 0, NULL);
-	const char *name = m ? json_string_value(json_object_get(m, "event")) : NULL;
-
-	if (!name) {
-		json_decref(m);
-		return -EBADMSG;
-	}
-	if (q->on_event)
-		q->on_event(q->event_ctx, name, json_object_get(m, "data"));
-	json_decref(m);
-	return 0;
-}
-
-static void keep_error(struct qmp *q, size_t n)
-{
-	json_t *m = json_loadb(q->buf, n, 0, NULL);
-	const char *desc = json_string_value(json_object_get(json_object_get(m, "error"), "desc"));
-
-	snprintf(q->error, sizeof(q->error), "%s", desc ? desc : "unknown error");
-	json_decref(m);
-}
-
-/* Waits for an answer; it stays in the buffer, its length is returned. */
-static ssize_t wait_answer(struct qmp *q, uint64_t deadline)
-{
-	for (;;) {
-		ssize_t n = next_line(q, deadline);
-		int r = 0;
-
-		if (n < 0)
-			return n;
-		switch (classify(q->buf, (size_t)n)) {
-		case LINE_RETURN:
-			return n;
-		case LINE_ERROR:
-			keep_error(q, (size_t)n);
-			drop_line(q, (size_t)n);
-			return -EREMOTEIO;
-		case LINE_EVENT:
-			r = deliver_event(q, (size_t)n);
-			break;
-		case LINE_BAD:
-			r = -EBADMSG;
-		}
-		if (r < 0)
-			return r;
-		drop_line(q, (size_t)n);
-	}
-}
-
-static int send_all(struct qmp *q, const char *text, size_t len, int fd, uint64_t deadline)
-{
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} c = {0};
-
-	while (len) {
-		struct iovec iov = {.iov_base = (void *)text, .iov_len = len};
-		struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
-		struct pollfd p = {.fd = q->fd, .events = POLLOUT};
-		ssize_t n;
-
-		if (fd >= 0) {
-			m.msg_control = c.buf;
-			m.msg_controllen = sizeof(c.buf);
-			CMSG_FIRSTHDR(&m)->cmsg_level = SOL_SOCKET;
-			CMSG_FIRSTHDR(&m)->cmsg_type = SCM_RIGHTS;
-			CMSG_FIRSTHDR(&m)->cmsg_len = CMSG_LEN(sizeof(int));
-			memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), &fd, sizeof(fd));
-		}
-		n = sendmsg(q->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (n > 0) {
-			text += n;
-			len -= (size_t)n;
-			fd = -1;
-			continue;
-		}
-		if (errno != EAGAIN && errno != EINTR)
-			return -ECONNRESET;
-		if (mc_now_ns() >= deadline)
-			return -ETIMEDOUT;
-		(void)poll(&p, 1, 10);
-	}
-	return 0;
-}
-
-int qmp_send_raw(struct qmp *q, const char *text, size_t len)
-{
-	q->error[0] = '\0';
-	return send_all(q, text, len, -1, mc_now_ns() + 100 * MC_NS_PER_MS);
-}
-
-int qmp_wait(struct qmp *q, uint64_t deadline_ns)
-{
-	ssize_t n = wait_answer(q, deadline_ns);
-
-	if (n < 0)
-		return (int)n;
-	drop_line(q, (size_t)n);
-	return 0;
-}
-
-int qmp_dispatch(struct qmp *q)
-{
-	for (;;) {
-		size_t n = have_line(q);
-		int r;
-
-		if (!n) {
-			r = read_more(q);
-			if (r == -EAGAIN)
-				return 0;
-			if (r < 0)
-				return r;
-			continue;
-		}
-		if (classify(q->buf, n) == LINE_EVENT) {
-			r = deliver_event(q, n);
-			if (r < 0)
-				return r;
-		}
-		/* An answer here is a late one, to a command that was given up. */
-		drop_line(q, n);
-	}
-}
-
-static int command(struct qmp *q, const char *name, json_t *args, int fd, unsigned timeout_ms,
-                   json_t **ret)
-{
-	uint64_t deadline = mc_now_ns() + timeout_ms * MC_NS_PER_MS;
-	json_t *m = args ? json_pack("{s:s, s:o}", "execute", name, "arguments", args)
-	                 : json_pack("{s:s}", "execute", name);
-	char mc_autofree *text = m ? json_dumps(m, JSON_COMPACT) : NULL;
-	ssize_t n;
-	int r;
-
-	json_decref(m);
-	q->error[0] = '\0';
-	if (!text)
-		return -ENOMEM;
-	r = send_all(q, text, strlen(text), fd, deadline);
-	if (r == 0)
-		r = send_all(q, "\n", 1, -1, deadline);
-	if (r < 0)
-		return r;
-	n = wait_answer(q, deadline);
-	if (n < 0)
-		return (int)n;
-	m = json_loadb(q->buf, (size_t)n, 0, NULL);
-	drop_line(q, (size_t)n);
-	if (!m)
-		return -EBADMSG;
-	if (ret)
-		*ret = json_incref(json_object_get(m, "return"));
-	json_decref(m);
-	return 0;
-}
-
-int qmp_command(struct qmp *q, const char *name, json_t *args, unsigned timeout_ms, json_t **ret)
-{
-	return command(q, name, args, -1, timeout_ms, ret);
-}
-
-int qmp_command_fd(struct qmp *q, const char *name, json_t *args, int fd, unsigned timeout_ms,
-                   json_t **ret)
-{
-	return command(q, name, args, fd, timeout_ms, ret);
-}
-
-int qmp_hmp(struct qmp *q, const char *line, unsigned timeout_ms, char **ret)
-{
-	json_t *v = NULL;
-	int r = qmp_command(q, "human-monitor-command", json_pack("{s:s}", "command-line", line),
-	                    timeout_ms, &v);
-
-	if (r < 0)
-		return r;
-	*ret = json_is_string(v) ? strdup(json_string_value(v)) : NULL;
-	json_decref(v);
-	return *ret ? 0 : -EBADMSG;
-}
-
-static int open_socket(struct qmp *q, const char *path)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	struct timeval limit = {.tv_sec = CONNECT_MS / 1000};
-	struct ucred cred;
-	socklen_t len = sizeof(cred);
-
-	if (strlen(path) >= sizeof(a.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(a.sun_path, path);
-	q->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (q->fd < 0)
-		return -errno;
-	/* A full listen queue blocks connect(): bounded by the send time-out. */
-	(void)setsockopt(q->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	if (connect(q->fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return errno == EAGAIN || errno == EINPROGRESS ? -EBUSY : -errno;
-	if (getsockopt(q->fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
-		return -errno;
-	q->pid = cred.pid;
-	return 0;
-}
-
-static int greet(struct qmp *q, unsigned timeout_ms)
-{
-	ssize_t n = next_line(q, mc_now_ns() + timeout_ms * MC_NS_PER_MS);
-	json_t *m;
-	bool ok;
-
-	if (n == -ETIMEDOUT)
-		return -EBUSY;
-	if (n < 0)
-		return -EBADMSG;
-	m = json_loadb(q->buf, (size_t)n, 0, NULL);
-	ok = json_is_object(json_object_get(m, "QMP"));
-	json_decref(m);
-	drop_line(q, (size_t)n);
-	return ok ? qmp_command(q, "qmp_capabilities", NULL, timeout_ms, NULL) : -EBADMSG;
-}
-
-int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
-{
-	struct qmp *q = calloc(1, sizeof(*q));
-	int r;
-
-	if (!q)
-		return -ENOMEM;
-	q->fd = -1;
-	q->size = 65536;
-	q->buf = malloc(q->size);
-	r = q->buf ? open_socket(q, path) : -ENOMEM;
-	if (r == 0)
-		r = greet(q, timeout_ms);
-	if (r < 0) {
-		qmp_free(q);
-		return r;
-	}
-	*ret = q;
-	return 0;
+	q->on_event = fn;
+	q->event_ctx = ctx;
 }
 
 struct qmp *qmp_free(struct qmp *q)
@@ -422,23 +71,447 @@ struct qmp *qmp_free(struct qmp *q)
 	return NULL;
 }
 
-int qmp_fd(const struct qmp *q)
+static void qmp_freep(struct qmp **q)
 {
-	return q->fd;
+	qmp_free(*q);
 }
 
-pid_t qmp_peer_pid(const struct qmp *q)
+static int qmp_broken(struct qmp *q, int error)
 {
-	return q->pid;
+	if (!q->dead)
+		q->dead = error;
+	return q->dead;
 }
 
-void qmp_on_event(struct qmp *q, qmp_event_fn fn, void *ctx)
+static int wait_fd(int fd, short events, uint64_t deadline)
 {
-	q->on_event = fn;
-	q->event_ctx = ctx;
+	struct pollfd p = {.fd = fd, .events = events};
+	uint64_t now;
+	int r;
+
+	for (;;) {
+		struct timespec ts;
+
+		now = mc_now_ns();
+		now = now < deadline ? deadline - now : 0;
+		ts.tv_sec = (time_t)(now / MC_NS_PER_S);
+		ts.tv_nsec = (long)(now % MC_NS_PER_S);
+		r = ppoll(&p, 1, &ts, NULL);
+		if (r > 0)
+			return 0;
+		if (r == 0)
+			return -ETIMEDOUT;
+		if (errno != EINTR)
+			return -errno;
+	}
 }
 
-const char *qmp_error(const struct qmp *q)
+static int deliver_event(struct qmp *q, const char *line, size_t len)
 {
-	return q->error;
+	const char *name;
+	json_t *msg;
+
+	if (!q->on_event)
+		return 0;
+	msg = json_loadb(line, len, 0, NULL);
+	if (!msg)
+		return -EBADMSG;
+	name = json_string_value(json_object_get(msg, "event"));
+	if (name)
+		q->on_event(q->event_ctx, name, json_object_get(msg, "data"));
+	json_decref(msg);
+	return name ? 0 : -EBADMSG;
+}
+
+/* An answer to the oldest command that has none. */
+static int take_answer(struct qmp *q, enum qmp_kind kind, const struct qmp_span *value)
+{
+	struct qmp_span desc;
+	int result = 0;
+
+	if (q->stale) {
+		q->stale--;
+		return 0;
+	}
+	if (kind == QMP_KIND_ERROR) {
+		result = -EREMOTEIO;
+		if (qmp_scan_find(value, "desc", &desc) < 0)
+			return -EBADMSG;
+		qmp_scan_text(&desc, q->error, sizeof(q->error));
+	}
+	if (q->done < q->pending) {
+		q->result[q->done++] = result;
+		return 0;
+	}
+	if (!q->waiting || q->answered)
+		return -EBADMSG;
+	q->answered = true;
+	q->answer = result;
+	if (result || !q->returns)
+		return 0;
+	*q->returns = json_loadb(value->p, value->len, JSON_DECODE_ANY, NULL);
+	return *q->returns ? 0 : -EBADMSG;
+}
+
+static int take_line(struct qmp *q, const char *line, size_t len)
+{
+	enum qmp_kind kind = QMP_KIND_GREETING;
+	struct qmp_span value = {NULL, 0};
+	int r;
+
+	r = qmp_scan(line, len, &kind, &value);
+	if (r < 0)
+		return r;
+	if (!q->greeted) {
+		q->greeted = kind == QMP_KIND_GREETING;
+		return q->greeted ? 0 : -EBADMSG;
+	}
+	switch (kind) {
+	case QMP_KIND_EVENT:
+		return deliver_event(q, line, len);
+	case QMP_KIND_RETURN:
+	case QMP_KIND_ERROR:
+		return take_answer(q, kind, &value);
+	default:
+		return -EBADMSG;
+	}
+}
+
+/* Handles all whole lines of the buffer and moves the rest to its front. */
+static int take_lines(struct qmp *q)
+{
+	size_t start = 0, len;
+	char *nl;
+	int r;
+
+	while ((nl = memchr(q->buf + q->scanned, '\n', q->used - q->scanned))) {
+		len = (size_t)(nl - (q->buf + start));
+		r = take_line(q, q->buf + start, len);
+		if (r < 0)
+			return qmp_broken(q, r);
+		start += len + 1;
+		q->scanned = start;
+	}
+	q->used -= start;
+	memmove(q->buf, q->buf + start, q->used);
+	q->scanned = q->used;
+	return 0;
+}
+
+/* Makes room for more input. -EBADMSG: no newline within the longest line. */
+static int make_room(struct qmp *q)
+{
+	size_t size = q->size * 2;
+	char *buf;
+
+	if (q->used < q->size)
+		return 0;
+	if (size > LINE_MAX_)
+		return qmp_broken(q, -EBADMSG);
+	buf = realloc(q->buf, size);
+	if (!buf)
+		return -ENOMEM;
+	q->buf = buf;
+	q->size = size;
+	return 0;
+}
+
+/* Reads once. 1: something came; 0: nothing there; negative errno. */
+static int read_some(struct qmp *q)
+{
+	ssize_t n;
+	int r;
+
+	if (q->dead)
+		return q->dead;
+	r = make_room(q);
+	if (r < 0)
+		return r;
+	n = recv(q->fd, q->buf + q->used, q->size - q->used, MSG_DONTWAIT);
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : qmp_broken(q, -ECONNRESET);
+	if (n == 0)
+		return qmp_broken(q, -ECONNRESET);
+	q->used += (size_t)n;
+	r = take_lines(q);
+	return r < 0 ? r : 1;
+}
+
+int qmp_wait_running(struct qmp *q, uint64_t deadline_ns, bool *running)
+{
+	ssize_t n = wait_answer(q, deadline_ns);
+
+	if (n < 0)
+		return (int)n;
+	*running = memmem(q->buf, (size_t)n, "\"running\": true", 15) ||
+		   memmem(q->buf, (size_t)n, "\"running\":true", 14);
+	drop_line(q, (size_t)n);
+	return 0;
+}
+
+int qmp_dispatch(struct qmp *q)
+{
+	int r = 1;
+
+	for (unsigned i = 0; i < READS_MAX && r > 0; i++)
+		r = read_some(q);
+	return r < 0 ? r : 0;
+}
+
+/* The peer took nothing more: what it sent before is still to be read and delivered. */
+static int send_failed(struct qmp *q, int error)
+{
+	int r;
+
+	if (error != -EPIPE && error != -ECONNRESET)
+		return qmp_broken(q, error);
+	do
+		r = read_some(q);
+	while (r > 0);
+	return qmp_broken(q, r < 0 ? r : -ECONNRESET);
+}
+
+static ssize_t send_once(struct qmp *q, const char *text, size_t len, int fd)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} ctl = {.buf = {0}};
+	struct iovec iov = {.iov_base = (char *)text, .iov_len = len};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+	struct cmsghdr *c;
+	ssize_t n;
+
+	if (fd >= 0) {
+		m.msg_control = ctl.buf;
+		m.msg_controllen = sizeof(ctl.buf);
+		c = CMSG_FIRSTHDR(&m);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &fd, sizeof(int));
+	}
+	n = sendmsg(q->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+	return n < 0 ? -errno : n;
+}
+
+/* Sends all of @text, and @fd with its first byte. A command sent in part is the end. */
+static int send_all(struct qmp *q, const char *text, size_t len, int fd)
+{
+	uint64_t deadline = mc_now_ns() + SEND_NS;
+	bool partly = false;
+	ssize_t n;
+	int r;
+
+	q->error[0] = '\0';
+	if (q->dead)
+		return q->dead;
+	while (len) {
+		n = send_once(q, text, len, fd);
+		if (n == -EINTR)
+			continue;
+		if (n == -EAGAIN) {
+			r = wait_fd(q->fd, POLLOUT, deadline);
+			if (r < 0)
+				return partly ? qmp_broken(q, -EBADMSG) : r;
+			continue;
+		}
+		if (n < 0)
+			return send_failed(q, (int)n);
+		text += n;
+		len -= (size_t)n;
+		fd = -1;
+		partly = true;
+	}
+	return 0;
+}
+
+int qmp_send_raw(struct qmp *q, const char *text, size_t len)
+{
+	int r;
+
+	if (!len || text[len - 1] != '\n')
+		return -EINVAL;
+	if (q->pending == PENDING_MAX)
+		return -EBUSY;
+	r = send_all(q, text, len, -1);
+	if (r < 0)
+		return r;
+	q->pending++;
+	return 0;
+}
+
+/* Reads until *@ready, or nothing more will come. */
+static int read_until(struct qmp *q, bool (*ready)(const struct qmp *q), uint64_t deadline)
+{
+	int r;
+
+	while (!ready(q)) {
+		r = read_some(q);
+		if (r < 0)
+			return ready(q) ? 0 : r;
+		if (r > 0 && mc_now_ns() < deadline)
+			continue;
+		if (ready(q))
+			break;
+		r = wait_fd(q->fd, POLLIN, deadline);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static bool have_raw(const struct qmp *q)
+{
+	return q->done > 0;
+}
+
+static bool have_answer(const struct qmp *q)
+{
+	return q->answered;
+}
+
+static bool have_greeting(const struct qmp *q)
+{
+	return q->greeted;
+}
+
+int qmp_wait(struct qmp *q, uint64_t deadline_ns)
+{
+	int r, result;
+
+	if (!q->pending)
+		return -EINVAL;
+	r = read_until(q, have_raw, deadline_ns);
+	if (r < 0)
+		return r;
+	result = q->result[0];
+	q->done--;
+	q->pending--;
+	memmove(q->result, q->result + 1, q->done * sizeof(q->result[0]));
+	return result;
+}
+
+static int run_text(struct qmp *q, const char *text, size_t len, int fd, uint64_t deadline,
+                    json_t **ret)
+{
+	int r;
+
+	r = send_all(q, text, len, fd);
+	if (r < 0)
+		return r;
+	/* Whoever left raw commands unanswered has given them up. */
+	q->stale += q->pending - q->done;
+	q->pending = q->done = 0;
+	q->waiting = true;
+	q->answered = false;
+	q->returns = ret;
+	r = read_until(q, have_answer, deadline);
+	if (r == -ETIMEDOUT)
+		q->stale++;
+	q->waiting = q->answered = false;
+	q->returns = NULL;
+	return r < 0 ? r : q->answer;
+}
+
+int qmp_command_fd(struct qmp *q, const char *name, json_t *args, int fd, unsigned timeout_ms,
+                   json_t **ret)
+{
+	uint64_t deadline = mc_now_ns() + timeout_ms * MC_NS_PER_MS;
+	mc_autofree char *json = NULL, *text = NULL;
+	json_t *value = NULL;
+	json_t *msg;
+	int len, r;
+
+	if (args)
+		msg = json_pack("{s:s, s:o}", "execute", name, "arguments", args);
+	else
+		msg = json_pack("{s:s}", "execute", name);
+	json = msg ? json_dumps(msg, JSON_COMPACT) : NULL;
+	json_decref(msg);
+	len = json ? asprintf(&text, "%s\n", json) : -1;
+	if (len < 0) {
+		text = NULL;
+		return -ENOMEM;
+	}
+	r = run_text(q, text, (size_t)len, fd, deadline, ret ? &value : NULL);
+	if (r < 0)
+		json_decref(value);
+	else if (ret)
+		*ret = value;
+	return r;
+}
+
+int qmp_command(struct qmp *q, const char *name, json_t *args, unsigned timeout_ms, json_t **ret)
+{
+	return qmp_command_fd(q, name, args, -1, timeout_ms, ret);
+}
+
+int qmp_hmp(struct qmp *q, const char *line, unsigned timeout_ms, char **ret)
+{
+	const char *text;
+	json_t *v = NULL;
+	int r;
+
+	r = qmp_command(q, "human-monitor-command", json_pack("{s:s}", "command-line", line),
+	                timeout_ms, &v);
+	if (r < 0)
+		return r;
+	text = json_string_value(v);
+	if (!text)
+		r = -EBADMSG;
+	else if (!(*ret = strdup(text)))
+		r = -ENOMEM;
+	json_decref(v);
+	return r;
+}
+
+static int connect_socket(struct qmp *q, const char *path)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	if (strlen(path) >= sizeof(a.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(a.sun_path, path);
+	q->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (q->fd < 0)
+		return -errno;
+	/* EAGAIN: others wait in the queue of the listening socket. */
+	if (connect(q->fd, (struct sockaddr *)&a, sizeof(a)) < 0)
+		return errno == EAGAIN ? -EBUSY : -errno;
+	if (getsockopt(q->fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
+		return -errno;
+	q->pid = cred.pid;
+	return 0;
+}
+
+int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
+{
+	static const char capabilities[] = "{\"execute\":\"qmp_capabilities\"}\n";
+	uint64_t deadline = mc_now_ns() + timeout_ms * MC_NS_PER_MS;
+	mc_cleanup(qmp_freep) struct qmp *q = calloc(1, sizeof(*q));
+	int r;
+
+	if (!q)
+		return -ENOMEM;
+	q->fd = -1;
+	q->size = LINE_FIRST;
+	q->buf = malloc(q->size);
+	if (!q->buf)
+		return -ENOMEM;
+	r = connect_socket(q, path);
+	if (r < 0)
+		return r;
+	r = read_until(q, have_greeting, deadline);
+	if (r < 0) {
+		/* A peer that hangs up before its greeting doesn't speak QMP. */
+		return r == -ETIMEDOUT ? -EBUSY : r == -ECONNRESET ? -EBADMSG : r;
+	}
+	r = run_text(q, capabilities, sizeof(capabilities) - 1, -1, deadline, NULL);
+	if (r < 0)
+		return r == -EREMOTEIO ? -EBADMSG : r;
+	*ret = mc_take_ptr(q);
+	return 0;
 }

@@ -56,6 +56,9 @@ int qmp_hmp(struct qmp *q, const char *line, unsigned timeout_ms, char **ret);
 int qmp_send_raw(struct qmp *q, const char *text, size_t len);
 int qmp_wait(struct qmp *q, uint64_t deadline_ns);
 
+/* The same for the answer to query-status: *running tells whether the vCPUs run. */
+int qmp_wait_running(struct qmp *q, uint64_t deadline_ns, bool *running);
+
 /* Reads what is there without waiting and delivers events. 0, -ECONNRESET, -EBADMSG. */
 int qmp_dispatch(struct qmp *q);
 

@@ -74,7 +74,7 @@ int vm_standby_args(struct qmp *q, const struct vm_info *i, char **ret)
 {
 	char mc_autofree *cmd = NULL;
 	bool has_global = false;
-	size_t len, out_len;
+	size_t len = 0, out_len;
 	FILE *f;
 	int r = read_cmdline(i->pid, &cmd, &len);
 
