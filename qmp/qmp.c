@@ -20,6 +20,11 @@
  * waits for them any more (timed out); then come `pending` raw ones, for which result[] has
  * the first `done` results; then the one of qmp_command(), if `waiting`.
  */
+struct result {
+	int r;
+	int running; /* answer to query-status: 0 or 1; -1: another answer */
+};
+
 struct qmp {
 	int fd;
 	int dead; /* negative errno: of no more use */
@@ -33,7 +38,7 @@ struct qmp {
 	size_t scanned; /* bytes of buf known to hold no newline */
 
 	unsigned stale, pending, done;
-	int result[PENDING_MAX];
+	struct result result[PENDING_MAX];
 	bool waiting, answered;
 	int answer;       /* of the waiting command */
 	json_t **returns; /* where its value goes; NULL: not wanted */
@@ -123,6 +128,17 @@ static int deliver_event(struct qmp *q, const char *line, size_t len)
 	return name ? 0 : -EBADMSG;
 }
 
+static int running_of(enum qmp_kind kind, const struct qmp_span *value)
+{
+	struct qmp_span v;
+
+	if (kind != QMP_KIND_RETURN || qmp_scan_find(value, "running", &v) < 0)
+		return -1;
+	if (v.len == 4 && !memcmp(v.p, "true", 4))
+		return 1;
+	return v.len == 5 && !memcmp(v.p, "false", 5) ? 0 : -1;
+}
+
 /* An answer to the oldest command that has none. */
 static int take_answer(struct qmp *q, enum qmp_kind kind, const struct qmp_span *value)
 {
@@ -140,7 +156,8 @@ static int take_answer(struct qmp *q, enum qmp_kind kind, const struct qmp_span 
 		qmp_scan_text(&desc, q->error, sizeof(q->error));
 	}
 	if (q->done < q->pending) {
-		q->result[q->done++] = result;
+		q->result[q->done].r = result;
+		q->result[q->done++].running = running_of(kind, value);
 		return 0;
 	}
 	if (!q->waiting || q->answered)
@@ -235,18 +252,6 @@ static int read_some(struct qmp *q)
 	q->used += (size_t)n;
 	r = take_lines(q);
 	return r < 0 ? r : 1;
-}
-
-int qmp_wait_running(struct qmp *q, uint64_t deadline_ns, bool *running)
-{
-	ssize_t n = wait_answer(q, deadline_ns);
-
-	if (n < 0)
-		return (int)n;
-	*running = memmem(q->buf, (size_t)n, "\"running\": true", 15) ||
-		   memmem(q->buf, (size_t)n, "\"running\":true", 14);
-	drop_line(q, (size_t)n);
-	return 0;
 }
 
 int qmp_dispatch(struct qmp *q)
@@ -376,20 +381,40 @@ static bool have_greeting(const struct qmp *q)
 	return q->greeted;
 }
 
-int qmp_wait(struct qmp *q, uint64_t deadline_ns)
+static int wait_result(struct qmp *q, uint64_t deadline, struct result *ret)
 {
-	int r, result;
+	int r;
 
 	if (!q->pending)
 		return -EINVAL;
-	r = read_until(q, have_raw, deadline_ns);
+	r = read_until(q, have_raw, deadline);
 	if (r < 0)
 		return r;
-	result = q->result[0];
+	*ret = q->result[0];
 	q->done--;
 	q->pending--;
 	memmove(q->result, q->result + 1, q->done * sizeof(q->result[0]));
-	return result;
+	return ret->r;
+}
+
+int qmp_wait(struct qmp *q, uint64_t deadline_ns)
+{
+	struct result res;
+
+	return wait_result(q, deadline_ns, &res);
+}
+
+int qmp_wait_running(struct qmp *q, uint64_t deadline_ns, bool *running)
+{
+	struct result res;
+	int r = wait_result(q, deadline_ns, &res);
+
+	if (r < 0)
+		return r;
+	if (res.running < 0)
+		return -EBADMSG;
+	*running = res.running;
+	return 0;
 }
 
 static int run_text(struct qmp *q, const char *text, size_t len, int fd, uint64_t deadline,
