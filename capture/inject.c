@@ -33,7 +33,7 @@ struct frame {
 	uint64_t restorer;
 	uint64_t uc_flags, uc_link, ss_sp, ss_flags, ss_size;
 	uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip,
-		eflags;
+	        eflags;
 	uint16_t cs, gs, fs, ss;
 	uint64_t err, trapno, oldmask, cr2, fpstate, reserved[8];
 	uint64_t sigmask;
@@ -272,15 +272,14 @@ static int try_thread(struct target *t, long nr, const uint64_t arg[3], int64_t 
 		r = run_call(t, nr, arg, result);
 	/* A stop by a signal that we don't pass on here would be lost: none was taken. */
 	if (ptrace(PTRACE_DETACH, t->tid, NULL,
-		   (void *)(long)(r == -EAGAIN ? WSTOPSIG(status) : 0)) < 0 &&
+	           (void *)(long)(r == -EAGAIN ? WSTOPSIG(status) : 0)) < 0 &&
 	    r == 0)
 		r = -errno;
 	passed(t);
 	return r;
 }
 
-int inject_syscall(pid_t pid, long nr, const uint64_t arg[3], int64_t *result,
-		   void (*step)(int n))
+int inject_syscall(pid_t pid, long nr, const uint64_t arg[3], int64_t *result, void (*step)(int n))
 {
 	struct target t = {.pid = pid, .step = step};
 	char path[64];

@@ -21,7 +21,6 @@
  * -ENOENT (no usable instruction found); -ETIMEDOUT; -ESRCH.  @step, for tests: called with
  * 0, 1, 2... after every ptrace step; NULL otherwise.
  */
-int inject_syscall(pid_t pid, long nr, const uint64_t arg[3], int64_t *result,
-		   void (*step)(int n));
+int inject_syscall(pid_t pid, long nr, const uint64_t arg[3], int64_t *result, void (*step)(int n));
 
 #endif

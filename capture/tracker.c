@@ -62,16 +62,16 @@ static int make_remote(pid_t pid, char *why, size_t why_len)
 
 	if (r < 0) {
 		snprintf(why, why_len,
-			 "can't make a system call in QEMU %d: %s; CAP_SYS_PTRACE is needed and "
-			 "nobody else (gdb, strace) may trace it",
-			 (int)pid, strerror(-r));
+		         "can't make a system call in QEMU %d: %s; CAP_SYS_PTRACE is needed and "
+		         "nobody else (gdb, strace) may trace it",
+		         (int)pid, strerror(-r));
 		return r;
 	}
 	if (fd < 0) {
 		snprintf(why, why_len,
-			 "QEMU %d can't create a userfaultfd: %s; a seccomp sandbox (-sandbox) "
-			 "must allow userfaultfd",
-			 (int)pid, strerror((int)-fd));
+		         "QEMU %d can't create a userfaultfd: %s; a seccomp sandbox (-sandbox) "
+		         "must allow userfaultfd",
+		         (int)pid, strerror((int)-fd));
 		return (int)fd;
 	}
 	return (int)fd;
@@ -88,7 +88,7 @@ static int fetch(struct tracker *t, char *why, size_t why_len)
 
 		t->uffd = -1;
 		snprintf(why, why_len, "can't fetch the userfaultfd of QEMU %d: %s",
-			 (int)t->vm->pid, strerror(-r));
+		         (int)t->vm->pid, strerror(-r));
 		return r;
 	}
 	return 0;
@@ -105,22 +105,22 @@ static int enable(struct tracker *t, char *why, size_t why_len)
 	}
 	for (unsigned i = 0; i < t->vm->nblocks; i++) {
 		struct uffdio_register reg = {
-			.range = {.start = t->vm->block[i].hva, .len = t->vm->block[i].size},
-			.mode = UFFDIO_REGISTER_MODE_WP};
+		        .range = {.start = t->vm->block[i].hva, .len = t->vm->block[i].size},
+		        .mode = UFFDIO_REGISTER_MODE_WP};
 
 		if (ioctl(t->uffd, UFFDIO_REGISTER, &reg) == 0 || errno == EBUSY)
 			continue;
 		snprintf(why, why_len,
-			 "this kernel can't track writes to RAM block %s (%s); Linux 6.7 or newer "
-			 "is needed",
-			 t->vm->block[i].name, strerror(errno));
+		         "this kernel can't track writes to RAM block %s (%s); Linux 6.7 or newer "
+		         "is needed",
+		         t->vm->block[i].name, strerror(errno));
 		return errno == EINVAL ? -EOPNOTSUPP : -errno;
 	}
 	return 0;
 }
 
 int tracker_attach(struct tracker *t, const struct vm_info *vm, struct mc_arena *arena, char *why,
-		   size_t why_len)
+                   size_t why_len)
 {
 	char path[64];
 	int r;
@@ -146,7 +146,7 @@ int tracker_attach(struct tracker *t, const struct vm_info *vm, struct mc_arena 
 		tracker_done(t);
 	else
 		(void)madvise(arena->vector, sizeof(struct mc_region) * MC_VECTOR_REGIONS,
-			      MADV_POPULATE_WRITE);
+		              MADV_POPULATE_WRITE);
 	return r;
 }
 
@@ -166,7 +166,7 @@ int tracker_detach(struct tracker *t)
 		return 0;
 	for (unsigned i = 0; i < t->vm->nblocks; i++) {
 		struct uffdio_range range = {.start = t->vm->block[i].hva,
-					     .len = t->vm->block[i].size};
+		                             .len = t->vm->block[i].size};
 
 		(void)ioctl(t->uffd, UFFDIO_UNREGISTER, &range);
 	}
@@ -230,20 +230,20 @@ int64_t tracker_recover(struct tracker *t, _Atomic uint64_t *bitmap)
 }
 
 static int64_t scan_block(struct tracker *t, const struct vm_block *b, _Atomic uint64_t *bitmap,
-			  _Atomic uint64_t *also)
+                          _Atomic uint64_t *also)
 {
 	uint64_t at = b->hva, end = b->hva + b->size;
 	int64_t pages = 0;
 
 	while (at < end) {
 		struct pm_scan s = {.size = sizeof(s),
-				    .flags = PM_SCAN_WP | PM_SCAN_WPASYNC,
-				    .start = at,
-				    .end = end,
-				    .vec = (uint64_t)t->arena->vector,
-				    .vec_len = MC_VECTOR_REGIONS,
-				    .category_mask = PM_PAGE_WRITTEN,
-				    .return_mask = PM_PAGE_WRITTEN};
+		                    .flags = PM_SCAN_WP | PM_SCAN_WPASYNC,
+		                    .start = at,
+		                    .end = end,
+		                    .vec = (uint64_t)t->arena->vector,
+		                    .vec_len = MC_VECTOR_REGIONS,
+		                    .category_mask = PM_PAGE_WRITTEN,
+		                    .return_mask = PM_PAGE_WRITTEN};
 		int n = ioctl(t->pagemap, PM_SCAN_IOCTL, &s);
 		int r = n < 0 ? -errno : 0;
 

@@ -16,9 +16,9 @@
 struct tracker {
 	const struct vm_info *vm;
 	struct mc_arena *arena;
-	int uffd;       /* our copy, owned */
-	int remote_fd;  /* its number in QEMU */
-	int pagemap;    /* /proc/PID/pagemap, owned */
+	int uffd;      /* our copy, owned */
+	int remote_fd; /* its number in QEMU */
+	int pagemap;   /* /proc/PID/pagemap, owned */
 };
 
 /*
@@ -26,7 +26,7 @@ struct tracker {
  * negative errno with a sentence in @why.
  */
 int tracker_attach(struct tracker *t, const struct vm_info *vm, struct mc_arena *arena, char *why,
-		   size_t why_len);
+                   size_t why_len);
 
 /* Ends tracking and closes the userfaultfd inside QEMU. */
 int tracker_detach(struct tracker *t);

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Attaching to a running QEMU, and leaving it. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "capture.h"
+
+#define CONNECT_MS 2000
+#define COMMAND_MS 2000
+
+static void on_event(void *ctx, const char *name, json_t *data)
+{
+	struct capture *c = ctx;
+	const char *why = json_string_value(json_object_get(data, "reason"));
+
+	if (strcmp(name, "STOP") == 0) {
+		c->running = false;
+	} else if (strcmp(name, "RESUME") == 0) {
+		c->running = true;
+	} else if (strcmp(name, "SHUTDOWN") == 0) {
+		c->shutdown = true;
+		c->shutdown_reason = why && strcmp(why, "host-signal") == 0
+		                             ? MC_REASON_HOST_SIGNAL
+		                             : MC_REASON_GUEST_SHUTDOWN;
+	} else if (strcmp(name, "GUEST_PANICKED") == 0) {
+		mc_warn("the guest's kernel panicked; it stays protected as it is");
+		mc_worker_event(c->w, "guest-panic", 0, "the guest's kernel panicked");
+	}
+}
+
+static int refuse(struct capture *c, int r, const char *why)
+{
+	mc_control_refuse(c->a->control, "%s", why);
+	mc_err("%s", why);
+	return r;
+}
+
+static int connect_qmp(struct capture *c)
+{
+	const char *path = c->a->config->qmp;
+	char why[256];
+	int r = qmp_connect(&c->q, path, CONNECT_MS);
+
+	if (r == 0) {
+		qmp_on_event(c->q, on_event, c);
+		return 0;
+	}
+	if (r == -EBUSY)
+		snprintf(why, sizeof(why),
+		         "monitor %s is in use; add a second -qmp socket to QEMU and name that one",
+		         path);
+	else if (r == -EBADMSG)
+		snprintf(why, sizeof(why), "%s is not a QMP monitor", path);
+	else
+		snprintf(why, sizeof(why), "can't connect to QMP socket %s: %s", path,
+		         strerror(-r));
+	return refuse(c, r, why);
+}
+
+/* RAM blocks and description for the other processes. */
+static int publish(struct capture *c)
+{
+	struct mc_control *ctl = c->a->control;
+	uint64_t first = 0;
+
+	for (unsigned i = 0; i < c->vm.nblocks; i++) {
+		const struct vm_block *b = &c->vm.block[i];
+		struct mc_block *m = &ctl->block[i];
+
+		snprintf(m->name, sizeof(m->name), "%s", b->name);
+		m->size = b->size;
+		m->first_page = first;
+		m->hva = b->hva;
+		m->dev = b->dev;
+		m->ino = b->ino;
+		/* A word of a bitmap never spans two blocks. */
+		first += MC_ALIGN_UP(b->size / MC_PAGE_SIZE, 64);
+	}
+	if (first > c->a->bitmap_words * 64)
+		return refuse(c, -E2BIG, "the guest's RAM grew since it was examined");
+	atomic_store(&ctl->blocks, c->vm.nblocks);
+	snprintf(ctl->description, sizeof(ctl->description), "%s", c->vm.description);
+	atomic_store_explicit(&ctl->attached, 1, memory_order_release);
+	mc_arena_ring_all(c->a);
+	return 0;
+}
+
+static int map_ram(struct capture *c)
+{
+	for (unsigned i = 0; i < c->vm.nblocks; i++) {
+		void *p;
+
+		c->ram_fd[i] = vm_open_block(&c->vm, i);
+		if (c->ram_fd[i] < 0)
+			return mc_log_errno(c->ram_fd[i], "can't open RAM block %s",
+			                    c->vm.block[i].name);
+		p = mmap(NULL, c->vm.block[i].size, PROT_READ, MAP_SHARED, c->ram_fd[i], 0);
+		if (p == MAP_FAILED)
+			return mc_log_errno(-errno, "can't map RAM block %s", c->vm.block[i].name);
+		c->ram[i] = p;
+	}
+	return 0;
+}
+
+/* A file of ours that QEMU writes its device state to, by an fd set. */
+static int set_up_state(struct capture *c)
+{
+	json_t *v = NULL;
+	json_int_t set;
+	int n, r;
+
+	c->state_fd = memfd_create("mc-device-state", MFD_CLOEXEC);
+	if (c->state_fd < 0)
+		return mc_log_errno(-errno, "memfd");
+	r = qmp_command_fd(c->q, "add-fd", NULL, c->state_fd, COMMAND_MS, &v);
+	if (r < 0)
+		return mc_log_errno(r, "QMP add-fd %s", qmp_error(c->q));
+	set = json_integer_value(json_object_get(v, "fdset-id"));
+	json_decref(v);
+	n = snprintf(c->prep.save_cmd, sizeof(c->prep.save_cmd),
+	             "{\"execute\":\"xen-save-devices-state\",\"arguments\":{\"filename\":"
+	             "\"/dev/fdset/%lld\",\"live\":false}}\n",
+	             (long long)set);
+	c->prep.save_len = (size_t)n;
+	c->prep.again = calloc(c->a->bitmap_words, 8);
+	return c->prep.again ? 0 : -ENOMEM;
+}
+
+static int runstate(struct capture *c)
+{
+	json_t *v = NULL;
+	int r = qmp_command(c->q, "query-status", NULL, COMMAND_MS, &v);
+
+	if (r < 0)
+		return mc_log_errno(r, "QMP query-status");
+	c->running = json_is_true(json_object_get(v, "running"));
+	json_decref(v);
+	return 0;
+}
+
+static int check_guest(struct capture *c)
+{
+	const struct mc_config *cfg = c->a->config;
+	char gated[MC_NICS_MAX * MC_NAME_MAX] = "", why[512];
+	int r = vm_inspect(c->q, &c->vm, why, sizeof(why));
+
+	if (r < 0)
+		return refuse(c, r, why);
+	for (uint32_t i = 0; i < cfg->nnics; i++) {
+		strncat(gated, i ? "," : "", sizeof(gated) - strlen(gated) - 1);
+		strncat(gated, cfg->nic[i].netdev, sizeof(gated) - strlen(gated) - 1);
+	}
+	r = vm_check(c->q, &c->vm, cfg->accept, cfg->gate == MC_GATE_NONE ? NULL : gated, why,
+	             sizeof(why), NULL);
+	return r < 0 ? refuse(c, r, why) : 0;
+}
+
+int capture_attach(struct capture *c)
+{
+	char why[512];
+	int r = connect_qmp(c);
+
+	if (r == 0)
+		r = check_guest(c);
+	if (r == 0)
+		r = map_ram(c);
+	if (r == 0)
+		r = publish(c);
+	if (r == 0)
+		r = runstate(c);
+	if (r == 0)
+		r = set_up_state(c);
+	if (r < 0)
+		return r;
+	r = tracker_attach(&c->tracker, &c->vm, c->a, why, sizeof(why));
+	if (r < 0)
+		return refuse(c, r, why);
+	r = guard_start(&c->guard, qmp_fd(c->q), c->a->control);
+	return r < 0 ? mc_log_errno(r, "can't fork the guard") : 0;
+}
+
+void capture_detach(struct capture *c, bool release_guest)
+{
+	if (release_guest && !c->qmp_dead) {
+		int r = tracker_detach(&c->tracker);
+
+		if (r < 0)
+			mc_log_errno(r, "the userfaultfd stays open in QEMU %d", (int)c->vm.pid);
+	}
+	guard_stop(&c->guard);
+	tracker_done(&c->tracker);
+	for (unsigned i = 0; i < c->vm.nblocks; i++) {
+		if (c->ram[i])
+			munmap(c->ram[i], c->vm.block[i].size);
+		c->ram[i] = NULL;
+		mc_closep(&c->ram_fd[i]);
+	}
+	mc_closep(&c->state_fd);
+	c->q = qmp_free(c->q);
+	vm_info_done(&c->vm);
+	free(c->prep.again);
+	c->prep.again = NULL;
+	free(c->sections);
+	c->sections = NULL;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * mc-capture: takes epochs of a running guest.  One context, one thread.
+ */
+#ifndef MC_CAPTURE_CAPTURE_H
+#define MC_CAPTURE_CAPTURE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../ipc/worker.h"
+#include "../qmp/vm.h"
+#include "guard.h"
+#include "tracker.h"
+
+#define CARRY  8 /* bitmap: pages that the next epoch must hold */
+#define NOBASE 9 /* bitmap: pages whose previous content the backup may lack */
+
+enum phase {
+	PHASE_START, /* not attached yet */
+	PHASE_WAIT,  /* attached; waits for link and gate */
+	PHASE_SYNC,  /* rounds of the first copy */
+	PHASE_EPOCHS,
+	PHASE_HELD,   /* guest paused, peer unknown */
+	PHASE_ENDING, /* waits for END_ACK, guest runs or is gone */
+	PHASE_DONE,
+};
+
+/* What the pause needs, ready before it. */
+struct prepared {
+	char save_cmd[160];
+	size_t save_len;
+	uint64_t *again; /* bitmap, private: pages of the last scan of an epoch */
+};
+
+/* Slabs of an epoch under construction. */
+struct slab_list {
+	mc_handle slab[MC_EPOCH_SLABS_MAX];
+	uint32_t n;
+	uint32_t pages_max;        /* of one slab */
+	struct mc_slab_meta *meta; /* of the last slab */
+	uint8_t *data;
+	struct mc_page_desc *desc;
+};
+
+struct capture {
+	struct mc_worker *w;
+	struct mc_arena *a;
+	struct qmp *q;
+	struct vm_info vm;
+	struct tracker tracker;
+	struct guard guard;
+	uint8_t *ram[VM_BLOCKS_MAX]; /* our mapping of each block */
+	int ram_fd[VM_BLOCKS_MAX];
+	int state_fd;
+	struct prepared prep;
+	struct slab_list list;
+	struct mc_ring_end ring[MC_STAGES_MAX];
+	unsigned next_ring;
+
+	enum phase phase;
+	bool running;  /* the guest, as QEMU's events say */
+	bool shutdown; /* SHUTDOWN was seen */
+	enum mc_reason shutdown_reason;
+	bool qmp_dead;
+	sd_event_source *timer, *qmp_source, *guard_source;
+	uint64_t due;    /* ns: when the next epoch begins */
+	uint64_t base;   /* newest epoch that wasn't aborted when it was captured */
+	uint64_t merged; /* epochs up to here are resolved: committed, or their pages carried */
+	uint64_t dirty_estimate; /* pages */
+	uint64_t checkpoint_seen;
+	unsigned aborts_in_row;
+	uint32_t strikes_interval; /* interval for which strikes were computed */
+
+	/* first copy */
+	bool round_open;
+	unsigned rounds;
+	uint64_t cursor, round_pages, last_round;
+
+	/* hot-plug: sections of the first device state */
+	char *sections;
+};
+
+/* attach.c: QMP, tracking, mappings, control block. 0 or negative errno (logged, refusal set). */
+int capture_attach(struct capture *c);
+void capture_detach(struct capture *c, bool release_guest);
+
+/* pause.c: short stops of the guest. */
+int pause_begin(struct capture *c, uint64_t *began); /* -EAGAIN: somebody else holds the guest */
+int pause_end(struct capture *c, uint64_t began, uint64_t *took);
+
+/* copy.c */
+void copy_list_init(struct capture *c);
+/* Copies the pages of @bitmap in words [*word, to) into slabs until the list holds @max slabs. */
+int copy_pages(struct capture *c, const _Atomic uint64_t *bitmap, uint64_t *word, uint64_t to,
+               uint64_t epoch, bool in_pause, uint32_t max, uint64_t *pages);
+int copy_state(struct capture *c, uint64_t epoch, uint64_t bytes);
+void copy_list_free(struct capture *c);
+/* Pushes the list with seq from @seq; rings the workers. */
+int copy_list_push(struct capture *c, uint32_t seq);
+bool copy_has_room(const struct capture *c, uint64_t slabs);
+uint64_t bitmap_count(const _Atomic uint64_t *b, uint64_t words);
+void bitmap_or(_Atomic uint64_t *to, const _Atomic uint64_t *from, uint64_t words);
+void bitmap_clear(_Atomic uint64_t *b, uint64_t words);
+
+/* sync.c: one step of the first copy. 1 did something, 0 must wait, 2 finished, negative errno. */
+int sync_step(struct capture *c);
+
+/* epoch.c: takes one epoch. 0 taken, -EAGAIN not now, negative errno: aborted, or QEMU is gone. */
+int epoch_take(struct capture *c);
+/* Carries the pages of aborted epochs over; to be called often. */
+void epoch_merge_aborted(struct capture *c);
+
+/* sections.c: compares the device sections of a state with the first one's; 1 when they differ. */
+int sections_changed(struct capture *c, const uint8_t *state, size_t len, char *what,
+                     size_t what_len);
+
+/* end.c */
+void end_qemu_gone(struct capture *c);
+int end_step(struct capture *c);
+
+/* inspect.c: `mc-capture --inspect`. Exit status. */
+int inspect_main(int argc, char **argv);
+
+extern const struct mc_worker_ops capture_ops;
+
+#endif

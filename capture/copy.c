@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* From bitmaps to slabs. */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../ipc/util.h"
+#include "capture.h"
+
+/* Slabs that stage and transport need to go on when capture took all it may. */
+#define HEADROOM (2 * MC_STAGES_MAX)
+
+uint64_t bitmap_count(const _Atomic uint64_t *b, uint64_t words)
+{
+	uint64_t n = 0;
+
+	for (uint64_t i = 0; i < words; i++)
+		n += (uint64_t)__builtin_popcountll(
+		        atomic_load_explicit(&b[i], memory_order_relaxed));
+	return n;
+}
+
+void bitmap_or(_Atomic uint64_t *to, const _Atomic uint64_t *from, uint64_t words)
+{
+	for (uint64_t i = 0; i < words; i++) {
+		uint64_t v = atomic_load_explicit(&from[i], memory_order_relaxed);
+
+		if (v)
+			atomic_fetch_or_explicit(&to[i], v, memory_order_relaxed);
+	}
+}
+
+void bitmap_clear(_Atomic uint64_t *b, uint64_t words)
+{
+	for (uint64_t i = 0; i < words; i++)
+		atomic_store_explicit(&b[i], 0, memory_order_relaxed);
+}
+
+/* Room for @slabs more raw slabs, with what is needed to encode them. */
+bool copy_has_room(const struct capture *c, uint64_t slabs)
+{
+	const struct mc_pool *p = &c->a->slabs;
+	uint64_t used = atomic_load_explicit(&p->shm->in_use, memory_order_relaxed);
+	uint64_t keep = mc_min_u64(HEADROOM, p->max / 4);
+
+	return used + slabs + keep <= p->max;
+}
+
+void copy_list_init(struct capture *c)
+{
+	c->list.n = 0;
+	c->list.meta = NULL;
+	c->list.pages_max = (uint32_t)mc_copyset_pages_max(c->a->slabs.unit);
+}
+
+/* Begins the next slab of pages. */
+static int next_slab(struct capture *c, uint64_t epoch, bool in_pause)
+{
+	struct slab_list *l = &c->list;
+	mc_handle slab, desc;
+	int r;
+
+	if (l->n == MC_EPOCH_SLABS_MAX || !copy_has_room(c, 1))
+		return -ENOSPC;
+	r = mc_pool_alloc(&c->a->slabs, epoch, in_pause, &slab);
+	if (r < 0)
+		return r;
+	r = mc_pool_alloc(&c->a->descs, epoch, in_pause, &desc);
+	if (r < 0) {
+		(void)mc_pool_free(&c->a->slabs, slab);
+		return r;
+	}
+	l->slab[l->n++] = slab;
+	l->meta = mc_pool_meta(&c->a->slabs, slab);
+	l->data = mc_pool_data(&c->a->slabs, slab);
+	l->desc = mc_pool_data(&c->a->descs, desc);
+	if (!l->meta || !l->data || !l->desc)
+		return -ESTALE;
+	l->meta->kind = MC_KIND_PAGES;
+	l->meta->epoch = epoch;
+	l->meta->desc = desc;
+	return 0;
+}
+
+static unsigned block_of(const struct capture *c, uint64_t page)
+{
+	unsigned i = 0;
+
+	while (i + 1 < c->vm.nblocks && page >= c->a->control->block[i + 1].first_page)
+		i++;
+	return i;
+}
+
+static bool test_bit(const _Atomic uint64_t *b, uint64_t n)
+{
+	return atomic_load_explicit(&b[n / 64], memory_order_relaxed) >> n % 64 & 1;
+}
+
+static void copy_page(struct capture *c, uint64_t page)
+{
+	struct slab_list *l = &c->list;
+	unsigned b = block_of(c, page);
+	uint64_t off = (page - c->a->control->block[b].first_page) * MC_PAGE_SIZE;
+
+	if (off >= c->vm.block[b].size)
+		return; /* the padding of the last word */
+	memcpy(l->data + l->meta->pages * MC_PAGE_SIZE, c->ram[b] + off, MC_PAGE_SIZE);
+	l->desc[l->meta->pages] = (struct mc_page_desc){
+	        .block = b,
+	        .offset = off,
+	        .flags = test_bit(c->a->bitmap[NOBASE], page) ? MC_PAGE_NOBASE : 0};
+	l->meta->pages++;
+	l->meta->used += MC_PAGE_SIZE;
+}
+
+int copy_pages(struct capture *c, const _Atomic uint64_t *bitmap, uint64_t *word, uint64_t to,
+               uint64_t epoch, bool in_pause, uint32_t max, uint64_t *pages)
+{
+	for (; *word < to; (*word)++) {
+		uint64_t bits = atomic_load_explicit(&bitmap[*word], memory_order_relaxed);
+		uint32_t need = (uint32_t)__builtin_popcountll(bits);
+		int r;
+
+		if (!bits)
+			continue;
+		if (!c->list.meta || c->list.meta->kind != MC_KIND_PAGES ||
+		    c->list.meta->pages + need > c->list.pages_max) {
+			if (c->list.n >= max)
+				return 0;
+			r = next_slab(c, epoch, in_pause);
+			if (r < 0)
+				return r;
+		}
+		*pages += need;
+		for (; bits; bits &= bits - 1)
+			copy_page(c, *word * 64 + (uint64_t)__builtin_ctzll(bits));
+	}
+	return 0;
+}
+
+int copy_state(struct capture *c, uint64_t epoch, uint64_t bytes)
+{
+	struct slab_list *l = &c->list;
+	mc_handle slab;
+	int r;
+
+	if (!bytes || bytes > mc_copyset_state_max(c->a->slabs.unit))
+		return -EFBIG;
+	if (l->n == MC_EPOCH_SLABS_MAX)
+		return -ENOSPC;
+	r = mc_pool_alloc(&c->a->slabs, epoch, true, &slab);
+	if (r < 0)
+		return r;
+	l->slab[l->n++] = slab;
+	l->meta = mc_pool_meta(&c->a->slabs, slab);
+	l->data = mc_pool_data(&c->a->slabs, slab);
+	if (!l->meta || !l->data)
+		return -ESTALE;
+	l->meta->kind = MC_KIND_STATE;
+	l->meta->epoch = epoch;
+	l->meta->used = bytes;
+	if (pread(c->state_fd, l->data, bytes, 0) != (ssize_t)bytes)
+		return -EIO;
+	return 0;
+}
+
+void copy_list_free(struct capture *c)
+{
+	for (uint32_t i = 0; i < c->list.n; i++) {
+		struct mc_slab_meta *m = mc_pool_meta(&c->a->slabs, c->list.slab[i]);
+
+		if (m && m->desc)
+			(void)mc_pool_free(&c->a->descs, m->desc);
+		(void)mc_pool_free(&c->a->slabs, c->list.slab[i]);
+	}
+	copy_list_init(c);
+}
+
+int copy_list_push(struct capture *c, uint32_t seq)
+{
+	unsigned workers = atomic_load(&c->a->config->stage_workers);
+	uint64_t now = mc_now_ns();
+
+	if (!workers || workers > MC_STAGES_MAX)
+		workers = 1;
+	for (uint32_t i = 0; i < c->list.n; i++) {
+		struct mc_slab_meta *m = mc_pool_meta(&c->a->slabs, c->list.slab[i]);
+		unsigned ring = c->next_ring++ % workers;
+		int r;
+
+		if (!m)
+			return -ESTALE;
+		m->seq = seq + i;
+		m->stamp = now;
+		r = mc_ring_push(&c->ring[ring], c->list.slab[i]);
+		if (r < 0)
+			return r;
+		mc_arena_ring(c->a, mc_role_stage(ring));
+	}
+	copy_list_init(c);
+	return 0;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* How a protection ends: QEMU's end, and the operator's. */
+#include <errno.h>
+
+#include "../ipc/log.h"
+#include "capture.h"
+
+/* QMP was read to its end: what the last events said decides. */
+void end_qemu_gone(struct capture *c)
+{
+	struct mc_control *ctl = c->a->control;
+	enum mc_reason why = MC_REASON_GUEST_DIED;
+
+	if (c->shutdown)
+		why = c->shutdown_reason;
+	if (why == MC_REASON_HOST_SIGNAL && c->a->config->on_host_shutdown == 1)
+		why = MC_REASON_GUEST_SHUTDOWN;
+	mc_info("QEMU %d is gone: %s", (int)c->vm.pid, mc_reason_name(why));
+	mc_worker_event(c->w, "qemu-gone", 0, "QEMU is gone: %s", mc_reason_name(why));
+	(void)mc_journal_abort_from(&c->a->journal, atomic_load(&c->a->journal.shm->last_begun),
+	                            -ECONNRESET);
+	c->qmp_dead = true;
+	atomic_store(&ctl->paused, 0);
+	atomic_store(&ctl->guest_end, why);
+	atomic_store_explicit(&ctl->capture_ready, 1, memory_order_release);
+	c->phase = PHASE_DONE;
+	mc_arena_ring_all(c->a);
+}
+
+static bool journal_settled(const struct capture *c)
+{
+	return mc_journal_in_flight(&c->a->journal) == 0;
+}
+
+/* want_end, or a hot-plug: no more epochs; once nothing is on its way transport may send END. */
+int end_step(struct capture *c)
+{
+	struct mc_control *ctl = c->a->control;
+
+	if (!atomic_load(&ctl->capture_ready)) {
+		if (atomic_load(&ctl->armed_epoch) && !journal_settled(c))
+			return 0;
+		atomic_store_explicit(&ctl->capture_ready, 1, memory_order_release);
+		mc_arena_ring(c->a, MC_ROLE_TRANSPORT);
+		return 1;
+	}
+	if (!atomic_load(&ctl->want_end) && !atomic_load(&ctl->guest_end)) {
+		/* The end was called off: the peer didn't answer. */
+		atomic_store(&ctl->capture_ready, 0);
+		c->phase = PHASE_EPOCHS;
+		return 1;
+	}
+	return 0;
+}

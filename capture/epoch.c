@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* One epoch: stop, barrier, device state and scan side by side, copy, cont, hand-over. */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../ipc/fault.h"
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "capture.h"
+
+#define STATE_LIMIT   (1000 * MC_NS_PER_MS)
+#define BARRIER_LIMIT (20 * MC_NS_PER_MS)
+#define PRESCAN_PAGES 2048 /* more than this is worth a drained pre-scan */
+
+struct epoch {
+	uint64_t n;
+	_Atomic uint64_t *bitmap;
+	uint32_t pre_slabs; /* copied before the pause proper */
+	uint64_t pages, sum_ns, longest_ns;
+	uint64_t state_bytes;
+};
+
+/* Carries pages of epochs that were aborted since the last look. */
+void epoch_merge_aborted(struct capture *c)
+{
+	struct mc_journal *j = &c->a->journal;
+	uint64_t last = atomic_load(&j->shm->last_begun);
+	uint64_t words = c->a->bitmap_words;
+
+	while (c->merged < last) {
+		uint64_t n = c->merged + 1;
+		enum mc_epoch_state s = mc_journal_state(j, n);
+		const _Atomic uint64_t *b = c->a->bitmap[n % CARRY];
+
+		if (s == MC_EPOCH_ABORTED) {
+			bitmap_or(c->a->bitmap[CARRY], b, words);
+			bitmap_or(c->a->bitmap[NOBASE], b, words);
+			if (c->base >= n)
+				c->base = atomic_load(&j->shm->last_committed);
+		} else if (s != MC_EPOCH_COMMITTED && s != MC_EPOCH_RELEASED &&
+		           s != MC_EPOCH_FREE) {
+			return; /* still on its way */
+		}
+		c->merged = n;
+	}
+}
+
+static int prepare(struct capture *c, struct epoch *e)
+{
+	struct mc_journal *j = &c->a->journal;
+	uint64_t slabs = c->dirty_estimate / mc_copyset_pages_max(c->a->slabs.unit) + 2;
+	struct mc_journal_record *rec;
+	int r;
+
+	if (!copy_has_room(c, slabs))
+		return -EAGAIN;
+	e->n = atomic_load(&j->shm->last_begun) + 1;
+	e->bitmap = c->a->bitmap[e->n % CARRY];
+	bitmap_clear(e->bitmap, c->a->bitmap_words);
+	memset(c->prep.again, 0, c->a->bitmap_words * 8);
+	(void)mc_pool_reserve(&c->a->slabs, slabs);
+	(void)mc_pool_reserve(&c->a->descs, slabs);
+	copy_list_init(c);
+	r = mc_journal_begin(j, e->n);
+	if (r < 0)
+		return r == -EBUSY ? -EAGAIN : r;
+	rec = mc_journal_get(j, e->n);
+	if (!rec)
+		return -ESTALE;
+	atomic_store(&rec->base, c->base);
+	return mc_fault("capture.epoch.begun");
+}
+
+/* Much to copy: scan in a short stop, copy while the guest runs; the pause takes only the rest. */
+static int prescan(struct capture *c, struct epoch *e)
+{
+	uint64_t word = 0, pages = 0, began, took;
+	int64_t n;
+	int r = pause_begin(c, &began), x;
+
+	if (r < 0)
+		return r;
+	n = tracker_scan(&c->tracker, e->bitmap, NULL);
+	x = pause_end(c, began, &took);
+	e->sum_ns += took;
+	e->longest_ns = mc_max_u64(e->longest_ns, took);
+	if (n < 0 || x < 0)
+		return n < 0 ? (int)n : x;
+	mc_metric_add(mc_worker_metrics(c->w), MC_M_PRESCANS, 1);
+	/* What was carried over is copied in this round as well. */
+	bitmap_or(e->bitmap, c->a->bitmap[CARRY], c->a->bitmap_words);
+	r = copy_pages(c, e->bitmap, &word, c->a->bitmap_words, e->n, false, UINT32_MAX, &pages);
+	e->pre_slabs = c->list.n;
+	e->pages += pages;
+	return r;
+}
+
+static int start_state(struct capture *c)
+{
+	if (lseek(c->state_fd, 0, SEEK_SET) < 0)
+		return -errno;
+	return qmp_send_raw(c->q, c->prep.save_cmd, c->prep.save_len);
+}
+
+static int finish_state(struct capture *c, struct epoch *e)
+{
+	off_t len;
+	int r = qmp_wait(c->q, mc_now_ns() + STATE_LIMIT);
+
+	if (r == -EREMOTEIO)
+		mc_err("QEMU can't write its device state: %s", qmp_error(c->q));
+	if (r == -ECONNRESET || r == -ETIMEDOUT || r == -EBADMSG)
+		c->qmp_dead = true;
+	if (r < 0)
+		return r;
+	/* QEMU's copy of the descriptor shares our file offset. */
+	len = lseek(c->state_fd, 0, SEEK_CUR);
+	if (len <= 0)
+		return -EIO;
+	e->state_bytes = (uint64_t)len;
+	return 0;
+}
+
+static int await_barrier(struct capture *c, struct epoch *e)
+{
+	struct mc_control *ctl = c->a->control;
+	struct mc_bell *bell = &c->a->proc[MC_ROLE_CAPTURE].bell;
+	int fd = c->a->bell_fd[MC_ROLE_CAPTURE];
+	uint64_t end = mc_now_ns() + BARRIER_LIMIT;
+
+	for (;;) {
+		struct pollfd p = {.fd = fd, .events = POLLIN};
+		uint64_t now = mc_now_ns();
+		struct timespec ts = {.tv_nsec = now < end ? (long)(end - now) : 0};
+
+		mc_bell_sleep(bell);
+		if (atomic_load_explicit(&ctl->barrier_done, memory_order_acquire) >= e->n)
+			return 0;
+		if (atomic_load(&ctl->gate_error) || now >= end)
+			return -ETIME;
+		(void)ppoll(&p, 1, &ts, NULL);
+		mc_bell_awake(bell, fd);
+	}
+}
+
+/* Words of the final scan that hold something: copies them. */
+static int copy_final(struct capture *c, struct epoch *e)
+{
+	const _Atomic uint64_t *set = (const _Atomic uint64_t *)c->prep.again;
+	uint64_t word = 0;
+
+	if (e->pre_slabs) {
+		/* The last slab of the pre-scan stays as it is: strike-out walks slabs [0,
+		 * pre_slabs). */
+		c->list.meta = NULL;
+	} else {
+		bitmap_or(e->bitmap, c->a->bitmap[CARRY], c->a->bitmap_words);
+		set = e->bitmap;
+	}
+	return copy_pages(c, set, &word, c->a->bitmap_words, e->n, true, UINT32_MAX, &e->pages);
+}
+
+/* What happens while the guest stands still. */
+static int inside_pause(struct capture *c, struct epoch *e)
+{
+	struct mc_metrics_block *m = mc_worker_metrics(c->w);
+	struct mc_control *ctl = c->a->control;
+	bool gated = c->a->config->gate != MC_GATE_NONE;
+	uint64_t t0 = mc_now_ns(), t1, t2, t3, t4;
+	int64_t n;
+	int r, s;
+
+	if (gated) {
+		atomic_store_explicit(&ctl->barrier_req, e->n, memory_order_release);
+		mc_arena_ring(c->a, MC_ROLE_NETGATE);
+	}
+	r = start_state(c);
+	if (r < 0)
+		return r;
+	t1 = mc_now_ns();
+	n = tracker_scan(&c->tracker, e->bitmap, (_Atomic uint64_t *)c->prep.again);
+	t2 = mc_now_ns();
+	r = n < 0 ? (int)n : mc_fault("capture.epoch.scanned");
+	if (r == 0)
+		r = copy_final(c, e);
+	t3 = mc_now_ns();
+	s = finish_state(c, e);
+	t4 = mc_now_ns();
+	if (r == 0)
+		r = s;
+	if (r == 0)
+		r = copy_state(c, e->n, e->state_bytes);
+	if (r == 0 && gated)
+		r = await_barrier(c, e);
+	mc_metric_set(m, MC_M_LOG_DIRTY_TIME, t2 - t1);
+	mc_metric_set(m, MC_M_RAM_COPY_TIME, t3 - t2);
+	mc_metric_set(m, MC_M_STATE_TIME, t4 - t1);
+	mc_metric_set(m, MC_M_BARRIER_TIME, mc_now_ns() - t4);
+	mc_metric_set(m, MC_M_BITMAP_TIME, t2 - t0);
+	mc_metric_set(m, MC_M_DIRTY_PAGES, n > 0 ? (uint64_t)n : 0);
+	return r;
+}
+
+static int pause_and_copy(struct capture *c, struct epoch *e)
+{
+	struct mc_metrics_block *m = mc_worker_metrics(c->w);
+	uint64_t began, stopped, resumed, took;
+	int r = pause_begin(c, &began), x;
+
+	if (r < 0)
+		return r;
+	stopped = mc_now_ns();
+	r = inside_pause(c, e);
+	resumed = mc_now_ns();
+	x = pause_end(c, began, &took);
+	e->sum_ns += took;
+	e->longest_ns = mc_max_u64(e->longest_ns, took);
+	mc_metric_set(m, MC_M_STOP_TIME, stopped - began);
+	mc_metric_set(m, MC_M_CONT_TIME, began + took - resumed);
+	return r < 0 ? r : x;
+}
+
+/* Strikes out pages of pre-copied slabs that the pause copied again. */
+static void strike_out(struct capture *c, const struct epoch *e)
+{
+	for (uint32_t i = 0; i < e->pre_slabs; i++) {
+		struct mc_slab_meta *m = mc_pool_meta(&c->a->slabs, c->list.slab[i]);
+		struct mc_page_desc *d = m ? mc_pool_data(&c->a->descs, m->desc) : NULL;
+
+		for (uint32_t p = 0; d && p < m->pages; p++) {
+			uint64_t page = c->a->control->block[d[p].block].first_page +
+			                d[p].offset / MC_PAGE_SIZE;
+
+			if (c->prep.again[page / 64] >> page % 64 & 1)
+				d[p].flags |= MC_PAGE_STRUCK;
+		}
+	}
+}
+
+/* The device state goes first: seq 0. */
+static void state_first(struct capture *c)
+{
+	struct slab_list *l = &c->list;
+	mc_handle state = l->slab[l->n - 1];
+
+	memmove(l->slab + 1, l->slab, (l->n - 1) * sizeof(l->slab[0]));
+	l->slab[0] = state;
+}
+
+static int check_sections(struct capture *c, const struct epoch *e)
+{
+	struct mc_slab_meta *m = mc_pool_meta(&c->a->slabs, c->list.slab[c->list.n - 1]);
+	const uint8_t *state = mc_pool_data(&c->a->slabs, c->list.slab[c->list.n - 1]);
+	char what[256];
+	int r;
+
+	if (!m || !state)
+		return -ESTALE;
+	r = sections_changed(c, state, e->state_bytes, what, sizeof(what));
+	if (r == 1) {
+		mc_err("the guest's devices changed: %s; protection can't go on, protect it again "
+		       "with a standby that has the same devices",
+		       what);
+		mc_control_refuse(c->a->control, "devices changed: %s", what);
+		mc_worker_event(c->w, "hotplug", e->n, "devices changed: %s", what);
+		atomic_store(&c->a->control->guest_end, MC_REASON_HOTPLUG);
+		c->phase = PHASE_ENDING;
+	}
+	return r == 1 ? -ECANCELED : r;
+}
+
+static void record(struct capture *c, const struct epoch *e, struct mc_journal_record *rec)
+{
+	struct mc_metrics_block *m = mc_worker_metrics(c->w);
+	uint64_t copy_ns = mc_metric_get(m, MC_M_RAM_COPY_TIME);
+
+	atomic_store(&rec->pages, e->pages);
+	atomic_store(&rec->state_bytes, e->state_bytes);
+	atomic_store(&rec->raw_bytes, e->pages * MC_PAGE_SIZE + e->state_bytes);
+	atomic_store(&rec->pause_ns, e->sum_ns);
+	atomic_store(&rec->longest_ns, e->longest_ns);
+	atomic_store(&rec->slabs, c->list.n);
+	mc_metric_add(m, MC_M_CHECKPOINTS, 1);
+	mc_metric_add(m, MC_M_PAGES_TOTAL, e->pages);
+	mc_metric_set(m, MC_M_STATE_BYTES, e->state_bytes);
+	mc_metric_set(m, MC_M_DOWNTIME, e->sum_ns);
+	mc_metric_set(m, MC_M_LONGEST_STOP, e->longest_ns);
+	mc_metric_set(m, MC_M_COPY_MBPS,
+	              copy_ns ? e->pages * MC_PAGE_SIZE * 8 * 1000 / copy_ns : 0);
+	mc_histogram_add(&m->hist[MC_H_PAUSE], e->sum_ns);
+	mc_histogram_add(&m->hist[MC_H_LONGEST], e->longest_ns);
+}
+
+static int hand_over(struct capture *c, struct epoch *e)
+{
+	struct mc_journal *j = &c->a->journal;
+	struct mc_journal_record *rec = mc_journal_get(j, e->n);
+	int r = check_sections(c, e);
+
+	if (r < 0)
+		return r;
+	if (!rec)
+		return -ESTALE;
+	strike_out(c, e);
+	state_first(c);
+	record(c, e, rec);
+	r = copy_list_push(c, 0);
+	if (r < 0)
+		return r;
+	r = mc_fault("capture.epoch.pushed");
+	if (r == 0)
+		r = mc_journal_move(j, e->n, MC_EPOCH_CAPTURING, MC_EPOCH_CAPTURED);
+	if (r < 0)
+		return r;
+	/* From here on the epoch's own bitmap answers for its pages. */
+	bitmap_clear(c->a->bitmap[CARRY], c->a->bitmap_words);
+	bitmap_clear(c->a->bitmap[NOBASE], c->a->bitmap_words);
+	c->base = e->n;
+	c->dirty_estimate = e->pages;
+	mc_arena_ring_all(c->a);
+	return 0;
+}
+
+static void give_up(struct capture *c, struct epoch *e, int error)
+{
+	copy_list_free(c);
+	(void)mc_journal_abort_from(&c->a->journal, e->n, error);
+	epoch_merge_aborted(c);
+	mc_metric_add(mc_worker_metrics(c->w), MC_M_ABORTS, 1);
+	mc_arena_ring_all(c->a);
+}
+
+int epoch_take(struct capture *c)
+{
+	struct epoch e = {0};
+	int r = prepare(c, &e);
+
+	if (r == -EAGAIN)
+		return r;
+	/* The barrier of the first epoch shuts the gate: netgate must know it before it is set. */
+	if (r == 0 && !atomic_load(&c->a->control->armed_epoch))
+		atomic_store(&c->a->control->armed_epoch, e.n);
+	if (r == 0 && c->dirty_estimate > PRESCAN_PAGES)
+		r = prescan(c, &e);
+	if (r == 0)
+		r = pause_and_copy(c, &e);
+	if (r == 0)
+		r = hand_over(c, &e);
+	if (r < 0)
+		give_up(c, &e, r);
+	return r;
+}

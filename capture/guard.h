@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The guard: a small process that holds the same QMP connection and lets the guest go on when
+ * capture dies in the middle of a pause.  A QMP socket serves one client, so nobody else could.
+ */
+#ifndef MC_CAPTURE_GUARD_H
+#define MC_CAPTURE_GUARD_H
+
+#include <sys/types.h>
+
+#include "../ipc/control.h"
+
+struct guard {
+	pid_t pid;
+	int sock; /* EOF here: the guard died; a byte from here: the guard may go */
+};
+
+/* Forks the guard. @qmp_fd is shared. 0 or negative errno. */
+int guard_start(struct guard *g, int qmp_fd, struct mc_control *control);
+
+/* Ends the guard in good order and reaps it. */
+void guard_stop(struct guard *g);
+
+/* Reaps a guard that died by itself; guard_start() may follow. */
+void guard_reap(struct guard *g);
+
+#endif

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* `mc-capture --inspect`: what a QEMU is and whether it can be protected, as JSON. */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../ipc/util.h"
+#include "capture.h"
+
+struct options {
+	const char *qmp, *accept, *gated;
+	bool no_gate;
+};
+
+static int parse(int argc, char **argv, struct options *o)
+{
+	static const struct option options[] = {
+	        {"inspect", no_argument, NULL, 'i'},      {"qmp", required_argument, NULL, 'q'},
+	        {"accept", required_argument, NULL, 'a'}, {"gated", required_argument, NULL, 'g'},
+	        {"no-gate", no_argument, NULL, 'n'},      {NULL, 0, NULL, 0},
+	};
+	int ch;
+
+	while ((ch = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (ch == 'q')
+			o->qmp = optarg;
+		else if (ch == 'a')
+			o->accept = optarg;
+		else if (ch == 'g')
+			o->gated = optarg;
+		else if (ch == 'n')
+			o->no_gate = true;
+		else if (ch != 'i')
+			return -EINVAL;
+	}
+	return o->qmp && optind == argc ? 0 : -EINVAL;
+}
+
+static void add_lines(json_t *array, const char *text)
+{
+	while (*text) {
+		size_t n = strcspn(text, "\n");
+
+		json_array_append_new(array, json_stringn(text, n));
+		text += n + (text[n] == '\n');
+	}
+}
+
+static json_t *report(struct qmp *q, const struct vm_info *vm, json_t *refusals)
+{
+	json_t *blocks = json_array();
+	char mc_autofree *args = NULL;
+	uint64_t ram = 0;
+
+	for (unsigned i = 0; i < vm->nblocks; i++) {
+		/* Bitmap words don't span blocks: that much is needed. */
+		ram += MC_ALIGN_UP(vm->block[i].size, 64 * MC_PAGE_SIZE);
+		json_array_append_new(blocks, json_pack("{s:s, s:I}", "name", vm->block[i].name,
+		                                        "size", (json_int_t)vm->block[i].size));
+	}
+	(void)vm_standby_args(q, vm, &args);
+	return json_pack("{s:i, s:I, s:I, s:o, s:[], s:O, s:s, s:s}", "pid", (int)vm->pid,
+	                 "start_time", (json_int_t)vm->start_time, "ram_bytes", (json_int_t)ram,
+	                 "blocks", blocks, "taps", "refusals", refusals, "description",
+	                 vm->description, "standby_args", args ? args : "");
+}
+
+static int connect_error(const char *path, int r, json_t *refusals)
+{
+	char why[256];
+
+	if (r == -EBUSY)
+		snprintf(why, sizeof(why),
+		         "monitor %s is in use; add a second -qmp socket to QEMU and name that one",
+		         path);
+	else if (r == -EBADMSG)
+		snprintf(why, sizeof(why), "%s is not a QMP monitor", path);
+	else
+		snprintf(why, sizeof(why), "can't connect to QMP socket %s: %s", path,
+		         strerror(-r));
+	add_lines(refusals, why);
+	return r;
+}
+
+static json_t *inspect(const struct options *o, json_t *refusals)
+{
+	char mc_autofree *all = NULL;
+	struct vm_info vm = {0};
+	struct qmp *q = NULL;
+	json_t *result = NULL;
+	char why[512];
+	int r = qmp_connect(&q, o->qmp, 2000);
+
+	if (r < 0) {
+		(void)connect_error(o->qmp, r, refusals);
+		return NULL;
+	}
+	r = vm_inspect(q, &vm, why, sizeof(why));
+	if (r == 0) {
+		r = vm_check(q, &vm, o->accept,
+		             o->no_gate ? NULL
+		             : o->gated ? o->gated
+		                        : "",
+		             why, sizeof(why), &all);
+		add_lines(refusals, all ? all : r < 0 ? why : "");
+		result = report(q, &vm, refusals);
+	} else {
+		add_lines(refusals, why);
+	}
+	vm_info_done(&vm);
+	qmp_free(q);
+	return result;
+}
+
+int inspect_main(int argc, char **argv)
+{
+	struct options o = {0};
+	json_t *refusals = json_array(), *result;
+	int refused;
+
+	if (parse(argc, argv, &o) < 0) {
+		fprintf(stderr, "usage: mc-capture --inspect --qmp SOCKET [--accept LIST] "
+		                "[--gated LIST | --no-gate]\n");
+		json_decref(refusals);
+		return 2;
+	}
+	result = inspect(&o, refusals);
+	if (!result)
+		result = json_pack("{s:O}", "refusals", refusals);
+	json_dumpf(result, stdout, JSON_INDENT(1));
+	putchar('\n');
+	refused = json_array_size(refusals) > 0;
+	json_decref(result);
+	json_decref(refusals);
+	return refused;
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The first copy, in rounds while the guest runs.  The set to copy is the carry bitmap; its
+ * bits are cleared only once the slab that holds the pages was pushed.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "capture.h"
+
+#define ROUNDS_MAX   12
+#define SMALL_PAGES  4096 /* 16 MiB: small enough for an epoch */
+#define SLABS_A_STEP 1
+
+static void set_range(_Atomic uint64_t *b, uint64_t first, uint64_t n)
+{
+	for (uint64_t i = first; i < first + n; i++)
+		atomic_fetch_or_explicit(&b[i / 64], 1ULL << i % 64, memory_order_relaxed);
+}
+
+/* All populated pages, by the holes of the RAM files; reading a hole would allocate it. */
+static int add_populated(struct capture *c)
+{
+	for (unsigned i = 0; i < c->vm.nblocks; i++) {
+		uint64_t size = c->vm.block[i].size;
+		off_t at = 0;
+
+		while ((uint64_t)at < size) {
+			off_t data = lseek(c->ram_fd[i], at, SEEK_DATA);
+			off_t hole;
+
+			if (data < 0 && errno == ENXIO)
+				break;
+			hole = data < 0 ? -1 : lseek(c->ram_fd[i], data, SEEK_HOLE);
+			if (hole < 0)
+				return -errno;
+			if ((uint64_t)data >= size)
+				break;
+			hole = (off_t)mc_min_u64((uint64_t)hole, size);
+			set_range(c->a->bitmap[CARRY],
+			          c->a->control->block[i].first_page +
+			                  (uint64_t)data / MC_PAGE_SIZE,
+			          ((uint64_t)(hole - data) + MC_PAGE_SIZE - 1) / MC_PAGE_SIZE);
+			at = hole;
+		}
+	}
+	return 0;
+}
+
+/* Stop, re-protect everything, look at what there is to copy, go on. */
+static int open_round(struct capture *c)
+{
+	struct mc_control *ctl = c->a->control;
+	uint64_t began, words = c->a->bitmap_words;
+	_Atomic uint64_t *scratch = c->a->bitmap[0];
+	int64_t n;
+	int r = pause_begin(c, &began), e;
+
+	if (r < 0)
+		return r;
+	/* The first scan reports all of the RAM, holes too: the populated pages are what counts. */
+	n = tracker_scan(&c->tracker, c->rounds ? c->a->bitmap[CARRY] : scratch, NULL);
+	r = n < 0 ? (int)n : 0;
+	if (r == 0 && !c->rounds)
+		r = add_populated(c);
+	e = pause_end(c, began, NULL);
+	if (!c->rounds)
+		bitmap_clear(scratch, words);
+	if (r < 0 || e < 0)
+		return r < 0 ? r : e;
+	c->round_pages = bitmap_count(c->a->bitmap[CARRY], words);
+	if (!c->rounds)
+		atomic_store(&ctl->sync_total, c->round_pages * MC_PAGE_SIZE);
+	c->rounds++;
+	c->cursor = 0;
+	return 0;
+}
+
+static bool round_is_last(const struct capture *c)
+{
+	return c->round_pages <= SMALL_PAGES || c->rounds > ROUNDS_MAX ||
+	       (c->rounds > 2 && c->round_pages > c->last_round * 3 / 4);
+}
+
+/* Clears the bits of words [from, to) that were copied. */
+static void clear_words(struct capture *c, uint64_t from, uint64_t to)
+{
+	for (uint64_t i = from; i < to; i++)
+		atomic_store_explicit(&c->a->bitmap[CARRY][i], 0, memory_order_relaxed);
+}
+
+int sync_step(struct capture *c)
+{
+	struct mc_control *ctl = c->a->control;
+	uint64_t from = c->cursor, pages = 0;
+	uint32_t pushed;
+	int r;
+
+	if (!c->round_open) {
+		if (!c->running)
+			return 0;
+		r = open_round(c);
+		if (r == -EAGAIN)
+			return 0;
+		if (r < 0)
+			return r;
+		if (round_is_last(c))
+			return 2;
+		c->last_round = c->round_pages;
+		c->round_open = true;
+		return 1;
+	}
+	copy_list_init(c);
+	if (!copy_has_room(c, c->a->slabs.max / 2))
+		return 0; /* transport frees and rings */
+	r = copy_pages(c, c->a->bitmap[CARRY], &c->cursor, c->a->bitmap_words, 0, false,
+	               SLABS_A_STEP, &pages);
+	pushed = c->list.n;
+	if (r == 0 && pushed)
+		r = copy_list_push(c, (uint32_t)atomic_load(&ctl->sync_slabs));
+	if (r < 0) {
+		c->cursor = from;
+		copy_list_free(c);
+		return r == -ENOSPC ? 0 : r;
+	}
+	atomic_fetch_add(&ctl->sync_slabs, pushed);
+	atomic_fetch_add(&ctl->sync_bytes, pages * MC_PAGE_SIZE);
+	mc_metric_add(mc_worker_metrics(c->w), MC_M_PAGES_TOTAL, pages);
+	clear_words(c, from, c->cursor);
+	c->round_open = c->cursor < c->a->bitmap_words;
+	return 1;
+}
