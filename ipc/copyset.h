@@ -37,6 +37,7 @@
 
 enum mc_page_flags {
 	MC_PAGE_NOBASE = 1, /* the backup may lack the previous content: no delta */
+	MC_PAGE_ZEROED = 4, /* restore: decoded page is all zero, no bytes in the slab */
 	MC_PAGE_STRUCK = 2, /* superseded by a later copy in this epoch: not to be sent */
 };
 

@@ -198,12 +198,20 @@ static int stage_work(struct mc_worker *w, void *ctx)
 	return 0;
 }
 
+/* A slab that the predecessor held in neither ring; a raw one takes its descriptors along. */
 static bool not_pushed(void *ctx, mc_handle h)
 {
 	struct stage *s = ctx;
+	struct mc_slab_meta *m;
 
-	return !mc_ring_contains(s->out.ring, s->a->ring_slots, h) &&
-	       !mc_ring_contains(s->in.ring, s->a->ring_slots, h);
+	if (mc_ring_contains(s->out.ring, s->a->ring_slots, h) ||
+	    mc_ring_contains(s->in.ring, s->a->ring_slots, h))
+		return false;
+	m = mc_pool_meta(&s->a->slabs, h);
+	if (m && m->kind == MC_KIND_PAGES && m->desc &&
+	    mc_pool_claim(&s->a->descs, m->desc, MC_ROLE_CAPTURE) == 0)
+		(void)mc_pool_free(&s->a->descs, m->desc);
+	return true;
 }
 
 static bool always(void *ctx, mc_handle h)

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* When and how the standby goes on. */
+#include <errno.h>
+#include <string.h>
+
+#include "../ipc/fault.h"
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "restore.h"
+
+static bool died(uint64_t reason)
+{
+	return reason == MC_REASON_GUEST_DIED || reason == MC_REASON_HOST_SIGNAL;
+}
+
+uint64_t takeover_deadline(const struct restore *r)
+{
+	const struct mc_control *c = r->a->control;
+	uint64_t closed = atomic_load(&c->link_closed), at;
+
+	if (mc_state_of(atomic_load(&c->state)) != MC_STATE_PROTECTED)
+		return UINT64_MAX;
+	at = atomic_load(&c->last_rx) +
+	     atomic_load(&r->a->config->failure_timeout_ms) * MC_NS_PER_MS;
+	if (closed)
+		at = mc_min_u64(at, closed + atomic_load(&r->a->config->restart_grace_ms) *
+		                                     MC_NS_PER_MS);
+	return at;
+}
+
+/* Why the standby must take over now; NONE: it need not. */
+static enum mc_reason trigger(const struct restore *r)
+{
+	const struct mc_control *c = r->a->control;
+	uint64_t now = mc_now_ns();
+
+	if (died(atomic_load(&c->peer_end)))
+		return (enum mc_reason)atomic_load(&c->peer_end);
+	if (atomic_load(&c->want_takeover))
+		return MC_REASON_FAILOVER;
+	if (now < takeover_deadline(r))
+		return MC_REASON_NONE;
+	return atomic_load(&c->link_closed) ? MC_REASON_LINK_CLOSED : MC_REASON_SILENCE;
+}
+
+static int fail(struct restore *r, int e)
+{
+	mc_control_refuse(r->a->control,
+	                  "takeover failed: the standby can't load the device state (%s); see its "
+	                  "stderr",
+	                  strerror(-e));
+	mc_err("takeover failed: the standby can't load the device state: %s", strerror(-e));
+	(void)mc_state_move(r->a->control, MC_SIDE_BACKUP, MC_ROLE_RESTORE, MC_STATE_TAKING_OVER,
+	                    MC_STATE_STOPPED, MC_REASON_ERROR);
+	r->failed = true;
+	mc_arena_ring_all(r->a);
+	return 1;
+}
+
+/* From TAKING_OVER on; a successor enters here as well. */
+static int go(struct restore *r)
+{
+	struct mc_control *c = r->a->control;
+	enum mc_reason why = mc_state_reason(atomic_load(&c->state));
+	mc_handle h = commit_state_slab(r);
+	struct mc_slab_meta *m = mc_pool_meta(&r->a->slabs, h);
+	uint64_t epoch = mc_commit_epoch(atomic_load(&c->commit));
+	int e;
+
+	if (!m)
+		return fail(r, -ENODATA);
+	e = standby_go(r, mc_pool_data(&r->a->slabs, h), m->used);
+	if (e < 0)
+		return fail(r, e);
+	atomic_store_explicit(&c->took_over, mc_now_ns(), memory_order_release);
+	(void)mc_state_move(c, MC_SIDE_BACKUP, MC_ROLE_RESTORE, MC_STATE_TAKING_OVER,
+	                    MC_STATE_ACTIVE, why);
+	mc_arena_ring_all(r->a);
+	mc_info("took over at epoch %llu (%s), %.1f ms", (unsigned long long)epoch,
+	        mc_reason_name(why),
+	        (double)(atomic_load(&c->took_over) - atomic_load(&c->takeover_began)) / 1e6);
+	mc_worker_event(r->w, "took-over", epoch, "the standby runs the guest (%s)",
+	                mc_reason_name(why));
+	commit_drop_all(r);
+	return 1;
+}
+
+int takeover_step(struct restore *r)
+{
+	struct mc_control *c = r->a->control;
+	enum mc_state s = mc_state_of(atomic_load(&c->state));
+	enum mc_reason why;
+	int e;
+
+	if (s == MC_STATE_TAKING_OVER)
+		return r->failed ? 0 : go(r);
+	if (s != MC_STATE_PROTECTED)
+		return 0;
+	why = trigger(r);
+	if (why == MC_REASON_NONE)
+		return 0;
+	atomic_store(&c->takeover_began, mc_now_ns());
+	e = mc_commit_take(c);
+	if (e < 0 && e != -EALREADY)
+		return 0; /* disarmed, or nothing committed: refused */
+	e = mc_state_move(c, MC_SIDE_BACKUP, MC_ROLE_RESTORE, MC_STATE_PROTECTED,
+	                  MC_STATE_TAKING_OVER, why);
+	if (e < 0)
+		return e;
+	mc_warn("takes over: %s", mc_reason_name(why));
+	return mc_fault("restore.taken") < 0 ? -EIO : 1;
+}
