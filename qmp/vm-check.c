@@ -1,324 +1,286 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Can this guest be protected wholly?  Refusals by allow list. */
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "../ipc/util.h"
 #include "vm-private.h"
 
-#define TIMEOUT_MS 3000
-
-/*
- * Types whose state is wholly in RAM blocks and device state, and that put out nothing
- * but network frames.  What isn't here is refused until the operator accepts it.
- */
-static const char *const allowed_types[] = {
-        /* chipsets */
-        "ICH9-LPC",
-        "ICH9-SMB",
-        "PIIX3",
-        "PIIX4_PM",
-        "i440FX",
-        "i440FX-pcihost",
-        "mch",
-        "q35-pcihost",
-        "ich9-ahci",
-        "piix3-ide",
-        "pcie-root-port",
-        "pcie-pci-bridge",
-        "pci-bridge",
-        "ioh3420",
-        "hpet",
-        "ioapic",
-        "kvm-ioapic",
-        "isa-i8259",
-        "kvm-i8259",
-        "isa-pit",
-        "kvm-pit",
-        "i8257",
-        "i8042",
-        "isa-pcspk",
-        "mc146818rtc",
-        "port92",
-        "smbus-eeprom",
-        "fw_cfg_io",
-        "kvmvapic",
-        "kvmclock",
-        "vmport",
-        "vmmouse",
-        "vmcoreinfo",
-        "pvpanic",
-        "isa-fdc",
-        "floppy",
-        "ps2-kbd",
-        "ps2-mouse",
-        "ide-cd",
-        "ide-hd",
-        "scsi-cd",
-        "scsi-hd",
-        "i6300esb",
-        /* virtio */
-        "virtio-net-pci",
-        "virtio-net-device",
-        "virtio-rng-pci",
-        "virtio-rng-device",
-        "virtio-blk-pci",
-        "virtio-blk-device",
-        "virtio-scsi-pci",
-        "virtio-scsi-device",
-        "virtio-keyboard-pci",
-        "virtio-tablet-pci",
-        "virtio-input-host-pci",
-        "virtio-input-device",
-        /* NICs and USB */
-        "e1000",
-        "e1000-82545em",
-        "e1000e",
-        "igb",
-        "rtl8139",
-        "qemu-xhci",
-        "nec-usb-xhci",
-        "ich9-usb-ehci1",
-        "ich9-usb-uhci1",
-        "ich9-usb-uhci2",
-        "ich9-usb-uhci3",
-        "piix3-usb-uhci",
-        "usb-tablet",
-        "usb-kbd",
-        "usb-mouse",
-        "usb-hub",
-};
-
-struct refusals {
-	char *text;
-	size_t len;
-	const char *accept;
-};
-
-/* True when @name is one of the comma separated words of @list. */
-static bool in_list(const char *list, const char *name)
+bool vm_in_list(const char *list, const char *name, size_t n)
 {
-	size_t n = strlen(name);
-
 	for (const char *p = list; p && *p;) {
-		size_t w = strcspn(p, ",");
+		size_t skip = strspn(p, " ,"), w = strcspn(p + skip, " ,");
 
-		if (w == n && memcmp(p, name, n) == 0)
+		if (w && w == n && !memcmp(p + skip, name, n))
 			return true;
-		p += w + (p[w] == ',');
+		p += skip + w;
 	}
 	return false;
 }
 
-static int refuse(struct refusals *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static int refuse(struct refusals *r, const char *fmt, ...)
+bool vm_accepted(const struct vm_refusals *r, const char *name)
+{
+	return vm_in_list(r->accept, name, strlen(name));
+}
+
+int vm_refuse(struct vm_refusals *r, const char *fmt, ...)
 {
 	char line[512], *p;
 	va_list ap;
-	int n;
+	size_t n;
 
 	va_start(ap, fmt);
-	n = vsnprintf(line, sizeof(line) - 1, fmt, ap);
+	vsnprintf(line, sizeof(line) - 1, fmt, ap);
 	va_end(ap);
-	if (n >= (int)sizeof(line) - 1)
-		n = (int)sizeof(line) - 2;
+	n = strcspn(line, "\n");
 	line[n++] = '\n';
-	p = realloc(r->text, r->len + (size_t)n + 1);
+	line[n] = '\0';
+	/* a NIC of several queues, for one, is listed once for each */
+	if (r->text && strstr(r->text, line))
+		return 0;
+	p = realloc(r->text, r->len + n + 1);
 	if (!p)
 		return -ENOMEM;
-	memcpy(p + r->len, line, (size_t)n);
+	memcpy(p + r->len, line, n + 1);
 	r->text = p;
-	r->len += (size_t)n;
-	p[r->len] = '\0';
+	r->len += n;
 	return 0;
 }
 
-static int check_device(void *ctx, const char *type, const char *id, const char *addr)
-{
-	struct refusals *r = ctx;
+/* --- devices ---------------------------------------------------------------------------- */
 
-	(void)addr;
-	for (size_t i = 0; i < MC_ARRAY_SIZE(allowed_types); i++)
-		if (strcmp(type, allowed_types[i]) == 0)
-			return 0;
-	if (in_list(r->accept, type))
-		return 0;
-	if (strstr(type, "serial") || strstr(type, "parallel") || strstr(type, "console"))
-		return refuse(r,
-		              "device %s puts out data that isn't held back; remove it, or protect "
-		              "with --accept %s if that output doesn't matter",
-		              type, type);
-	return refuse(
-	        r, "device %s%s%s isn't known to be safe; remove it, or protect with --accept %s",
-	        type, id[0] ? " " : "", id, type);
+struct device_check {
+	struct qmp *q;
+	json_t *chardevs; /* answer to query-chardev */
+	struct vm_refusals *r;
+};
+
+/* True when what goes into the character device @label is thrown away. */
+static bool is_null_chardev(json_t *chardevs, const char *label)
+{
+	json_t *c;
+	size_t i;
+
+	json_array_foreach(chardevs, i, c)
+	{
+		const char *l = json_string_value(json_object_get(c, "label"));
+		const char *file = json_string_value(json_object_get(c, "filename"));
+
+		if (l && file && !strcmp(l, label) && !strcmp(file, "null"))
+			return true;
+	}
+	return false;
 }
 
-static int check_blocks(const struct vm_info *i, struct refusals *r)
+static int check_chardev(struct device_check *c, const struct vm_device *d)
+{
+	char label[128];
+	int r;
+
+	if (!vm_device_has(d, "chardev"))
+		return 0;
+	r = vm_qom_string(c->q, d->path, "chardev", label, sizeof(label));
+	if (r < 0 || !label[0] || is_null_chardev(c->chardevs, label))
+		return r;
+	return vm_refuse(
+	        c->r,
+	        "device %s writes to character device %s, which no gate holds back; remove "
+	        "it or use -chardev null, or protect with --accept %s if that output may be "
+	        "seen before it is safe",
+	        d->type, label, d->type);
+}
+
+/* What QEMU makes of a refused or accepted device by itself goes with it. */
+static bool is_part_of(const struct vm_device *d, const struct vm_device *whole)
+{
+	size_t n = strlen(whole->path);
+
+	return !strncmp(d->path, whole->path, n) && d->path[n] == '/';
+}
+
+static int check_devices(struct qmp *q, struct vm_refusals *r)
+{
+	const struct vm_device *judged = NULL;
+	struct device_check c = {.q = q, .r = r};
+	struct vm_devices all = {0};
+	int e = vm_devices_load(q, &all);
+
+	if (e == 0)
+		e = qmp_command(q, "query-chardev", NULL, VM_TIMEOUT_MS, &c.chardevs);
+	for (size_t i = 0; e == 0 && i < all.n; i++) {
+		const struct vm_device *d = &all.d[i];
+
+		if (judged && is_part_of(d, judged))
+			continue;
+		judged = d;
+		if (vm_accepted(r, d->type))
+			continue;
+		judged = NULL;
+		if (vm_type_allowed(d->type)) {
+			e = check_chardev(&c, d);
+			continue;
+		}
+		judged = d;
+		e = vm_refuse(r,
+		              "device %s%s%s isn't known to be safe to replicate; remove it, or "
+		              "protect with --accept %s",
+		              d->type, d->id[0] ? " " : "", d->id, d->type);
+	}
+	json_decref(c.chardevs);
+	vm_devices_done(&all);
+	return e;
+}
+
+static int check_objects(struct qmp *q, struct vm_refusals *rf)
+{
+	json_t *list = NULL, *o;
+	size_t i;
+	int r = qmp_command(q, "qom-list", json_pack("{s:s}", "path", "/objects"), VM_TIMEOUT_MS,
+	                    &list);
+
+	if (r < 0)
+		return r;
+	json_array_foreach(list, i, o)
+	{
+		const char *name = json_string_value(json_object_get(o, "name"));
+		const char *child = json_string_value(json_object_get(o, "type"));
+		char type[128];
+
+		if (!name || !child || sscanf(child, "child<%127[^>]>", type) != 1)
+			continue;
+		if (vm_object_allowed(type) || vm_accepted(rf, type))
+			continue;
+		r = vm_refuse(
+		        rf,
+		        "object %s of type %s isn't known to be safe to replicate; remove it, "
+		        "or protect with --accept %s",
+		        name, type, type);
+		if (r < 0)
+			break;
+	}
+	json_decref(list);
+	return r;
+}
+
+/* --- memory ----------------------------------------------------------------------------- */
+
+static int check_blocks(const struct vm_info *i, struct vm_refusals *r)
 {
 	for (unsigned n = 0; n < i->nblocks; n++) {
-		if (i->block[n].shared || in_list(r->accept, i->block[n].name))
+		if (i->block[n].shared)
 			continue;
-		if (refuse(r,
-		           "RAM block %s is private memory; start QEMU with "
-		           "-object memory-backend-file,id=ram,size=...,mem-path=/dev/shm/...,"
-		           "share=on -machine memory-backend=ram",
-		           i->block[n].name) < 0)
+		/* nothing can vouch for memory that can't be read */
+		if (vm_refuse(r,
+		              "RAM block %s is private memory of QEMU; start it with "
+		              "-object memory-backend-file,id=ram,size=SIZE,"
+		              "mem-path=/dev/shm/NAME,share=on -machine memory-backend=ram",
+		              i->block[n].name) < 0)
 			return -ENOMEM;
 	}
 	return 0;
 }
 
-static bool is_backend(const struct vm_info *i, const char *name)
-{
-	for (unsigned n = 0; n < i->nblocks; n++)
-		if (strcmp(i->block[n].name, name) == 0)
-			return true;
-	return false;
-}
-
+/* What the guest can't write: firmware and option ROMs, tables made by QEMU. */
 static bool is_rom(const char *name)
 {
 	size_t n = strlen(name);
 
-	return strncmp(name, "/rom@", 5) == 0 || strcmp(name, "pc.bios") == 0 ||
-	       strcmp(name, "pc.rom") == 0 || (n > 4 && strcmp(name + n - 4, ".rom") == 0);
+	return !strncmp(name, "/rom@", 5) || !strcmp(name, "pc.bios") || !strcmp(name, "pc.rom") ||
+	       !strcmp(name, "isa-bios") || !strncmp(name, "system.flash", 12) ||
+	       (n > 4 && !strcmp(name + n - 4, ".rom"));
 }
 
-/* RAM blocks that the guest can write and that we don't track: video memory and such. */
-static int check_ramblocks(struct qmp *q, const struct vm_info *i, struct refusals *rf)
+struct block_check {
+	const struct vm_info *i;
+	struct vm_refusals *r;
+};
+
+static int check_ramblock(void *ctx, const struct vm_ramblock *b)
 {
-	json_t *v = NULL;
-	const char *p;
-	int r = qmp_command(q, "x-query-ramblock", NULL, TIMEOUT_MS, &v);
+	const char *slash = strrchr(b->name, '/');
+	const char *last = slash ? slash + 1 : b->name;
+	struct block_check *c = ctx;
+
+	for (unsigned n = 0; n < c->i->nblocks; n++)
+		if (!strcmp(c->i->block[n].name, b->name))
+			return 0;
+	if (is_rom(b->name) || vm_accepted(c->r, b->name) || vm_accepted(c->r, last))
+		return 0;
+	return vm_refuse(
+	        c->r,
+	        "memory %s of a device is outside the shared RAM and can't be tracked; "
+	        "remove the device (-vga none), or protect with --accept %s if its content "
+	        "may be lost",
+	        b->name, last);
+}
+
+/* --- QEMU's own objections -------------------------------------------------------------- */
+
+static int check_migration(struct qmp *q, struct vm_refusals *rf)
+{
+	static const char *const under_way[] = {
+	        "setup",          "cancelling", "active",      "postcopy-active",
+	        "pre-switchover", "device",     "wait-unplug", "colo"};
+	json_t *v = NULL, *reasons, *text;
+	const char *status;
+	size_t i;
+	int r = qmp_command(q, "query-migrate", NULL, VM_TIMEOUT_MS, &v);
 
 	if (r < 0)
 		return r;
-	p = json_string_value(json_object_get(v, "human-readable-text"));
-	p = p ? strchr(p, '\n') : NULL; /* past the headings */
-	while (p && *++p && r == 0) {
-		char name[256];
-
-		if (sscanf(p, " %255s", name) == 1 && !is_backend(i, name) && !is_rom(name) &&
-		    !in_list(rf->accept, name))
-			r = refuse(rf,
-			           "RAM block %s lies outside the memory backends and can't be "
-			           "tracked; remove the device (vga: -vga none)",
-			           name);
-		p = strchr(p, '\n');
+	status = json_string_value(json_object_get(v, "status"));
+	for (i = 0; r == 0 && status && i < MC_ARRAY_SIZE(under_way); i++)
+		if (!strcmp(status, under_way[i]))
+			r = vm_refuse(rf,
+			              "a migration of this guest is under way (%s); cancel it or "
+			              "wait for its end",
+			              status);
+	reasons = json_object_get(v, "blocked-reasons");
+	json_array_foreach(reasons, i, text)
+	{
+		if (r == 0 && json_is_string(text) && !vm_accepted(rf, "migration-blocker"))
+			r = vm_refuse(rf,
+			              "QEMU can't save all state of this guest (%s); remove the "
+			              "device, or protect with --accept migration-blocker",
+			              json_string_value(text));
 	}
 	json_decref(v);
 	return r;
 }
 
-static int check_disks(struct qmp *q, struct refusals *rf)
+static int check_all(struct qmp *q, const struct vm_info *i, const char *gated,
+                     struct vm_refusals *rf)
 {
-	json_t *disks = NULL, *d;
-	size_t n;
-	int r = qmp_command(q, "query-block", NULL, TIMEOUT_MS, &disks);
+	struct block_check blocks = {i, rf};
+	int r = check_blocks(i, rf);
 
-	if (r < 0)
-		return r;
-	json_array_foreach(disks, n, d)
-	{
-		json_t *in = json_object_get(d, "inserted");
-		const char *name = json_string_value(json_object_get(d, "device"));
-		const char *qdev = json_string_value(json_object_get(d, "qdev"));
-
-		if (!name || !name[0])
-			name = qdev ? qdev : "?";
-		if (!in || json_is_true(json_object_get(in, "ro")) || in_list(rf->accept, name))
-			continue;
-		r = refuse(
-		        rf,
-		        "disk %s is writable and not replicated; attach it read-only, or protect "
-		        "with --accept %s if its content doesn't matter",
-		        name, name);
-		if (r < 0)
-			break;
-	}
-	json_decref(disks);
-	return r;
-}
-
-/* A line of `info network` that describes a back end: " \ ID: index=N,type=T,..." or "ID: ...". */
-static int check_netdev(const char *id, const char *type, const char *gated, struct refusals *rf)
-{
-	if (strcmp(type, "nic") == 0 || in_list(rf->accept, id))
-		return 0;
-	if (strcmp(type, "dgram") == 0 || strcmp(type, "tap") == 0) {
-		if (!gated || in_list(gated, id))
-			return 0;
-		return refuse(rf,
-		              "network back end %s (%s) has no gate; name it with --relay "
-		              "%s=unix:PATH,tap=IF, or ask for --gate none",
-		              id, type, id);
-	}
-	return refuse(rf,
-	              "network back end %s is of type %s, whose output can't be held back; use "
-	              "-netdev dgram (with --relay) or protect with --accept %s",
-	              id, type, id);
-}
-
-static int check_gated_exist(const char *text, const char *gated, struct refusals *rf)
-{
-	for (const char *p = gated; p && *p;) {
-		size_t n = strcspn(p, ",");
-		char id[64], pattern[80];
-
-		snprintf(id, sizeof(id), "%.*s", (int)n, p);
-		snprintf(pattern, sizeof(pattern), "%s: index=", id);
-		if (!strstr(text, pattern) &&
-		    refuse(rf, "there is no network back end %s in this QEMU (--relay %s=...)", id,
-		           id) < 0)
-			return -ENOMEM;
-		p += n + (p[n] == ',');
-	}
-	return 0;
-}
-
-static int check_network(struct qmp *q, const char *gated, struct refusals *rf)
-{
-	char mc_autofree *text = NULL;
-	int r = qmp_hmp(q, "info network", TIMEOUT_MS, &text);
-
-	if (r < 0)
-		return r;
-	for (const char *line = text; line && *line && r == 0;) {
-		char id[64], type[64];
-		const char *p = line + strspn(line, " \\");
-
-		if (sscanf(p, "%63[^:]: index=%*d,type=%63[^,\r\n]", id, type) == 2)
-			r = check_netdev(id, type, gated, rf);
-		line = strchr(line, '\n');
-		line = line ? line + 1 : NULL;
-	}
-	return r == 0 ? check_gated_exist(text, gated, rf) : r;
+	if (r == 0)
+		r = check_devices(q, rf);
+	if (r == 0)
+		r = vm_ramblocks(q, check_ramblock, &blocks);
+	if (r == 0)
+		r = vm_check_disks(q, rf);
+	if (r == 0)
+		r = vm_check_network(q, gated, rf);
+	if (r == 0)
+		r = check_objects(q, rf);
+	return r < 0 ? r : check_migration(q, rf);
 }
 
 int vm_check(struct qmp *q, const struct vm_info *i, const char *accept, const char *gated,
              char *why, size_t why_len, char **all)
 {
-	struct refusals rf = {.accept = accept ? accept : ""};
-	int r = check_blocks(i, &rf);
+	struct vm_refusals rf = {.accept = accept ? accept : ""};
+	int r = check_all(q, i, gated, &rf);
 
-	if (r == 0)
-		r = check_ramblocks(q, i, &rf);
-	if (r == 0)
-		r = vm_devices(q, check_device, &rf);
-	if (r == 0)
-		r = check_disks(q, &rf);
-	if (r == 0)
-		r = check_network(q, gated, &rf);
 	if (r < 0) {
 		free(rf.text);
 		return vm_fail(why, why_len, r, "can't examine the guest by QMP: %s %s",
 		               strerror(-r), qmp_error(q));
 	}
 	if (!rf.text) {
-		if (all)
-			*all = strdup("");
+		if (all && !(*all = strdup("")))
+			return -ENOMEM;
 		return 0;
 	}
 	snprintf(why, why_len, "%.*s", (int)strcspn(rf.text, "\n"), rf.text);
