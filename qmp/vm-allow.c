@@ -51,6 +51,7 @@ static const char *const devices[] = {
         "isa-fdc",
         "floppy",
         "isa-serial",
+        "serial",
         "isa-parallel",
         "isa-debugcon",
         "i6300esb",

@@ -72,6 +72,7 @@ static bool is_null_chardev(json_t *chardevs, const char *label)
 	return false;
 }
 
+/* 1: refused; 0: not; or negative errno. */
 static int check_chardev(struct device_check *c, const struct vm_device *d)
 {
 	char label[128];
@@ -82,12 +83,12 @@ static int check_chardev(struct device_check *c, const struct vm_device *d)
 	r = vm_qom_string(c->q, d->path, "chardev", label, sizeof(label));
 	if (r < 0 || !label[0] || is_null_chardev(c->chardevs, label))
 		return r;
-	return vm_refuse(
-	        c->r,
-	        "device %s writes to character device %s, which no gate holds back; remove "
-	        "it or use -chardev null, or protect with --accept %s if that output may be "
-	        "seen before it is safe",
-	        d->type, label, d->type);
+	r = vm_refuse(c->r,
+	              "device %s writes to character device %s, which no gate holds back; remove "
+	              "it or use -chardev null, or protect with --accept %s if that output may be "
+	              "seen before it is safe",
+	              d->type, label, d->type);
+	return r < 0 ? r : 1;
 }
 
 /* What QEMU makes of a refused or accepted device by itself goes with it. */
@@ -107,7 +108,7 @@ static int check_devices(struct qmp *q, struct vm_refusals *r)
 
 	if (e == 0)
 		e = qmp_command(q, "query-chardev", NULL, VM_TIMEOUT_MS, &c.chardevs);
-	for (size_t i = 0; e == 0 && i < all.n; i++) {
+	for (size_t i = 0; e >= 0 && i < all.n; i++) {
 		const struct vm_device *d = &all.d[i];
 
 		if (judged && is_part_of(d, judged))
@@ -115,20 +116,19 @@ static int check_devices(struct qmp *q, struct vm_refusals *r)
 		judged = d;
 		if (vm_accepted(r, d->type))
 			continue;
-		judged = NULL;
 		if (vm_type_allowed(d->type)) {
 			e = check_chardev(&c, d);
-			continue;
+			judged = e > 0 ? d : NULL;
+		} else {
+			e = vm_refuse(r,
+			              "device %s%s%s isn't known to be safe to replicate; remove "
+			              "it, or protect with --accept %s",
+			              d->type, d->id[0] ? " " : "", d->id, d->type);
 		}
-		judged = d;
-		e = vm_refuse(r,
-		              "device %s%s%s isn't known to be safe to replicate; remove it, or "
-		              "protect with --accept %s",
-		              d->type, d->id[0] ? " " : "", d->id, d->type);
 	}
 	json_decref(c.chardevs);
 	vm_devices_done(&all);
-	return e;
+	return e < 0 ? e : 0;
 }
 
 static int check_objects(struct qmp *q, struct vm_refusals *rf)
