@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What both ends share: HELLO, PING, the link's words in the arena. */
+#include "transport.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+
+enum mc_state transport_state(const struct transport *t)
+{
+	return mc_state_of(atomic_load_explicit(&t->a->control->state, memory_order_acquire));
+}
+
+void transport_set_link(struct transport *t, bool up)
+{
+	struct mc_control *c = t->a->control;
+
+	if (t->up == up && atomic_load(&c->link) == (up ? MC_LINK_UP : MC_LINK_DOWN))
+		return;
+	t->up = up;
+	if (up) {
+		atomic_store(&c->last_rx, mc_now_ns());
+		atomic_store(&c->link_closed, 0);
+	}
+	atomic_store(&c->link_changed, mc_now_ns());
+	atomic_store_explicit(&c->link, up ? MC_LINK_UP : MC_LINK_DOWN, memory_order_release);
+	mc_arena_ring_all(t->a);
+}
+
+/* A link may report its end inside its own callback: it is freed at the next turn of the loop. */
+void transport_bury(struct transport *t, struct link *l)
+{
+	t->corpse = link_free(t->corpse);
+	t->corpse = l;
+	if (t->link == l)
+		t->link = NULL;
+	if (t->b.pending == l)
+		t->b.pending = NULL;
+}
+
+static int on_ping(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct transport *t = userdata;
+	struct mc_wire_ping ping = {.stamp = mc_now_ns()};
+	uint64_t period = atomic_load(&t->a->config->failure_timeout_ms) * 100ULL;
+
+	(void)usec;
+	if (!t->up || !t->link) {
+		(void)sd_event_source_set_enabled(s, SD_EVENT_OFF);
+		return 0;
+	}
+	(void)link_send(t->link, MC_MSG_PING, 0, &ping, sizeof(ping));
+	(void)sd_event_source_set_time_relative(s, period);
+	(void)sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+	return 0;
+}
+
+/* The first PING goes out at once: it is what the first lease counts from. */
+void transport_start_pings(struct transport *t)
+{
+	(void)sd_event_source_set_time_relative(t->ping, 0);
+	(void)sd_event_source_set_enabled(t->ping, SD_EVENT_ONESHOT);
+}
+
+void transport_fill_hello(struct transport *t, struct mc_hello *h)
+{
+	const struct mc_config *cfg = t->a->config;
+	const struct mc_control *c = t->a->control;
+	uint64_t half = t->a->slabs.max / 2;
+
+	memset(&h->h, 0, sizeof(h->h));
+	snprintf(h->h.guest, sizeof(h->h.guest), "%s", cfg->guest);
+	snprintf(h->h.build, sizeof(h->h.build), "%s", mc_build_id());
+	memcpy(h->h.instance, cfg->instance.id, sizeof(h->h.instance));
+	h->h.peer_instance[0] = atomic_load(&c->peer_instance[0]);
+	h->h.peer_instance[1] = atomic_load(&c->peer_instance[1]);
+	h->h.slab_size = t->a->slabs.unit;
+	h->h.max_epoch = (half > 2 ? half - 2 : 1) * t->a->slabs.unit;
+	h->h.features = MC_FEATURE_DELTA;
+	h->h.strikes = (uint32_t)atomic_load(&t->a->slabs.shm->strikes_max);
+	h->h.interval_us = atomic_load(&cfg->interval_us);
+	h->h.failure_timeout_ms = atomic_load(&cfg->failure_timeout_ms);
+	h->h.side = t->side;
+	h->h.blocks = (uint32_t)mc_min_u64(atomic_load(&c->blocks), MC_BLOCKS_MAX);
+	for (uint32_t i = 0; i < h->h.blocks; i++) {
+		memset(&h->block[i], 0, sizeof(h->block[i]));
+		memcpy(h->block[i].name, c->block[i].name, sizeof(h->block[i].name) - 1);
+		h->block[i].size = c->block[i].size;
+	}
+	h->h.description = (uint32_t)strnlen(c->description, sizeof(c->description) - 1);
+	memcpy(h->description, c->description, h->h.description);
+}
+
+int transport_send_hello(struct transport *t, struct link *l, struct mc_hello *h)
+{
+	uint8_t mc_autofree *buf = malloc(MC_WIRE_HELLO_MAX);
+
+	(void)t;
+	if (!buf)
+		return -ENOMEM;
+	return link_send(l, MC_MSG_HELLO, 0, buf, mc_wire_hello_pack(h, buf));
+}
+
+int transport_send_reason(struct link *l, enum mc_msg type, uint64_t epoch, uint32_t reason,
+			  const char *text)
+{
+	uint8_t buf[sizeof(struct mc_wire_reason) + MC_WHY_MAX];
+
+	return link_send(l, type, epoch, buf, mc_wire_reason_pack(reason, text, buf));
+}
+
+static int compare_blocks(const struct mc_control *c, const struct mc_hello *th, char *why,
+			  size_t len)
+{
+	uint32_t n = (uint32_t)atomic_load(&c->blocks);
+
+	for (uint32_t i = 0; i < n && i < th->h.blocks; i++) {
+		if (strncmp(c->block[i].name, th->block[i].name, MC_NAME_MAX) == 0 &&
+		    c->block[i].size == th->block[i].size)
+			continue;
+		snprintf(why, len,
+			 "RAM differs: block %.63s of %llu bytes on the backup, %.63s of %llu bytes "
+			 "on the primary; start the standby as the guest was started",
+			 c->block[i].name, (unsigned long long)c->block[i].size, th->block[i].name,
+			 (unsigned long long)th->block[i].size);
+		return 1;
+	}
+	if (n == th->h.blocks)
+		return 0;
+	snprintf(why, len, "RAM differs: %u memory backends on the backup, %u on the primary", n,
+		 th->h.blocks);
+	return 1;
+}
+
+/* The first line that only one of the two texts has at its place. */
+static int compare_text(const char *ours, const char *theirs, char *why, size_t len)
+{
+	while (*ours || *theirs) {
+		int a = (int)strcspn(ours, "\n"), b = (int)strcspn(theirs, "\n");
+
+		if (a != b || memcmp(ours, theirs, (size_t)a) != 0) {
+			snprintf(why, len,
+				 "the machines differ: '%.*s' on the backup, '%.*s' on the primary; "
+				 "start the standby as the guest was started (mcctl standby-args)",
+				 a, a ? ours : "nothing", b, b ? theirs : "nothing");
+			return 1;
+		}
+		ours += a + (ours[a] == '\n');
+		theirs += b + (theirs[b] == '\n');
+	}
+	return 0;
+}
+
+int transport_compare(const struct transport *t, const struct mc_hello *theirs, char *why,
+		      size_t len)
+{
+	const struct mc_config *cfg = t->a->config;
+
+	if (theirs->h.slab_size != t->a->slabs.unit) {
+		snprintf(why, len,
+			 "slab-size differs: %llu on the backup, %llu on the primary; give both the "
+			 "same --slab-size",
+			 (unsigned long long)t->a->slabs.unit,
+			 (unsigned long long)theirs->h.slab_size);
+		return 1;
+	}
+	if (theirs->h.failure_timeout_ms != atomic_load(&cfg->failure_timeout_ms)) {
+		snprintf(why, len,
+			 "failure-timeout differs: %u ms on the backup, %u ms on the primary; the "
+			 "lease needs the same on both",
+			 atomic_load(&cfg->failure_timeout_ms), theirs->h.failure_timeout_ms);
+		return 1;
+	}
+	if (compare_blocks(t->a->control, theirs, why, len))
+		return 1;
+	return compare_text(t->a->control->description, theirs->description, why, len);
+}
+
+static int transport_work(struct mc_worker *w, void *ctx)
+{
+	struct transport *t = ctx;
+
+	(void)w;
+	t->corpse = link_free(t->corpse);
+	return t->side == MC_SIDE_PRIMARY ? primary_work(t) : backup_work(t);
+}
+
+static int transport_start(struct mc_worker *w, void *ctx)
+{
+	struct transport *t = ctx;
+	int r;
+
+	t->w = w;
+	t->a = &w->arena;
+	t->side = (enum mc_side)t->a->params.side;
+	r = sd_event_add_time_relative(w->event, &t->ping, CLOCK_MONOTONIC, 0, 1000, on_ping, t);
+	if (r < 0)
+		return r;
+	(void)sd_event_source_set_enabled(t->ping, SD_EVENT_OFF);
+	/* The predecessor's connection died with it. */
+	if (atomic_load(&t->a->control->link) == MC_LINK_UP) {
+		t->up = true;
+		if (t->side == MC_SIDE_BACKUP)
+			atomic_store(&t->a->control->link_closed, mc_now_ns());
+		transport_set_link(t, false);
+	}
+	return t->side == MC_SIDE_PRIMARY ? primary_start(t) : backup_start(t);
+}
+
+static int transport_connection(struct mc_worker *w, void *ctx, int fd)
+{
+	struct transport *t = ctx;
+
+	(void)w;
+	return t->side == MC_SIDE_BACKUP ? backup_connection(t, fd) : -EPERM;
+}
+
+static void transport_quit(struct mc_worker *w, void *ctx)
+{
+	struct transport *t = ctx;
+
+	(void)w;
+	t->corpse = link_free(t->corpse);
+	t->link = link_free(t->link);
+	t->b.pending = link_free(t->b.pending);
+	t->up = false;
+}
+
+const struct mc_worker_ops transport_ops = {
+	.role = MC_ROLE_TRANSPORT,
+	.process = "mc-transport",
+	.start = transport_start,
+	.work = transport_work,
+	.quit = transport_quit,
+	.connection = transport_connection,
+};

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * mc-transport: moves slabs to the peer and acknowledgements back.  One binary for both ends;
+ * primary.c and backup.c are the two state machines, transport.c what they share.
+ */
+#ifndef MC_TRANSPORT_TRANSPORT_H
+#define MC_TRANSPORT_TRANSPORT_H
+
+#include "../ipc/worker.h"
+#include "backend.h"
+
+#define EPOCHS_MAX 16 /* more than max_in_flight can be */
+
+/* Primary: an epoch between stage and ACK. */
+struct out_epoch {
+	uint64_t epoch; /* 0: free entry */
+	uint32_t got;   /* slabs here */
+	uint32_t next;  /* next seq to send */
+	bool started, done; /* START sent; COMMIT sent */
+	uint64_t bytes, digest, began;
+	mc_handle slab[MC_EPOCH_SLABS_MAX];
+};
+
+struct primary {
+	struct mc_ring_end in[MC_STAGES_MAX];
+	struct out_epoch *epoch; /* [EPOCHS_MAX] */
+	mc_handle *window;       /* first copy: by seq % window_size */
+	uint64_t window_size, sync_next;
+	uint64_t attempt_began;  /* ns: since when the peer can't be reached; 0: it can */
+	bool end_sent, greeted, refused_logged;
+	sd_event_source *retry;
+	uint64_t tokens_at;      /* max_bandwidth: ns until which the first copy has used its share */
+	sd_event_source *bandwidth;
+};
+
+struct backup {
+	struct mc_ring_end out;
+	struct link *pending; /* HELLO not seen yet */
+	uint64_t current;     /* epoch between START and COMMIT; 0: none */
+	bool ignore;          /* it is here already: read and dropped */
+	uint32_t slabs, next_seq;
+	uint64_t bytes, digest;
+	mc_handle landing;    /* slab that is being received */
+	uint64_t acked, nacked;
+	bool end_acked, told_taken;
+};
+
+struct transport {
+	struct mc_worker *w;
+	struct mc_arena *a;
+	enum mc_side side;
+	struct link *link;   /* up: HELLO exchanged; or (primary) connecting */
+	struct link *corpse; /* closed, to be freed outside of its callbacks */
+	bool up;
+	sd_event_source *ping;
+	struct primary p;
+	struct backup b;
+};
+
+extern const struct mc_worker_ops transport_ops;
+
+/* transport.c */
+enum mc_state transport_state(const struct transport *t);
+void transport_set_link(struct transport *t, bool up);
+void transport_start_pings(struct transport *t);
+void transport_bury(struct transport *t, struct link *l);
+void transport_fill_hello(struct transport *t, struct mc_hello *h);
+int transport_send_hello(struct transport *t, struct link *l, struct mc_hello *h);
+int transport_send_reason(struct link *l, enum mc_msg type, uint64_t epoch, uint32_t reason,
+			  const char *text);
+/* Names the first thing in which two HELLOs differ that must be equal; 0: none. */
+int transport_compare(const struct transport *t, const struct mc_hello *theirs, char *why,
+		      size_t why_len);
+
+/* primary.c */
+int primary_start(struct transport *t);
+int primary_work(struct transport *t);
+extern const struct link_events primary_events;
+
+/* collect.c: what comes from the stage workers. */
+int collect_step(struct transport *t);
+struct out_epoch *collect_find(struct transport *t, uint64_t epoch);
+struct out_epoch *collect_oldest(struct transport *t, uint64_t after);
+void collect_drop(struct transport *t, struct out_epoch *e);
+int collect_recover(struct transport *t);
+
+/* backup.c */
+int backup_start(struct transport *t);
+int backup_work(struct transport *t);
+int backup_connection(struct transport *t, int fd);
+extern const struct link_events backup_events;
+
+/* receive.c: an epoch as it comes in. */
+int receive_start(struct transport *t, const struct mc_wire_header *h,
+		  const struct mc_wire_start *s);
+void *receive_want(struct transport *t, const struct mc_wire_header *h,
+		   const struct mc_wire_slab *s);
+int receive_slab(struct transport *t, const struct mc_wire_header *h,
+		 const struct mc_wire_slab *s);
+int receive_commit(struct transport *t, const struct mc_wire_header *h,
+		   const struct mc_wire_commit *c);
+void receive_abort(struct transport *t, uint64_t epoch);
+void receive_reset(struct transport *t);
+int receive_recover(struct transport *t);
+
+#endif
