@@ -333,16 +333,19 @@ static int send_all(struct qmp *q, const char *text, size_t len, int fd)
 
 int qmp_send_raw(struct qmp *q, const char *text, size_t len)
 {
+	unsigned commands = 0;
 	int r;
 
+	for (size_t i = 0; i < len; i++)
+		commands += text[i] == '\n';
 	if (!len || text[len - 1] != '\n')
 		return -EINVAL;
-	if (q->pending == PENDING_MAX)
+	if (commands > PENDING_MAX - q->pending)
 		return -EBUSY;
 	r = send_all(q, text, len, -1);
 	if (r < 0)
 		return r;
-	q->pending++;
+	q->pending += commands;
 	return 0;
 }
 

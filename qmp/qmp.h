@@ -49,9 +49,12 @@ int qmp_command_fd(struct qmp *q, const char *name, json_t *args, int fd, unsign
 int qmp_hmp(struct qmp *q, const char *line, unsigned timeout_ms, char **ret);
 
 /*
- * For the pause: a command whose text is ready.  qmp_send_raw() writes @text (a whole JSON
- * command with newline); qmp_wait() waits for the answer to the oldest unanswered command
- * without allocating on the heap beyond the JSON of events.  0, -EREMOTEIO, -ETIMEDOUT, ...
+ * For the pause: commands whose text is ready.  qmp_send_raw() writes @text: one or more
+ * JSON commands, each a line.  qmp_wait() waits for the answer to the oldest unanswered one,
+ * without allocating on the heap beyond the JSON of events; call it once for each line.  After
+ * -ETIMEDOUT it may be called again; a qmp_command() gives up what is unanswered.
+ * 0, -EREMOTEIO, -ETIMEDOUT, -ECONNRESET, -EBADMSG; -EINVAL: nothing is unanswered, or no
+ * newline; -EBUSY: more than 8 would be unanswered.
  */
 int qmp_send_raw(struct qmp *q, const char *text, size_t len);
 int qmp_wait(struct qmp *q, uint64_t deadline_ns);

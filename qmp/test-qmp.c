@@ -549,6 +549,43 @@ static void test_raw_running(void **state)
 	peer_end(&p);
 }
 
+static void script_two_lines(int fd)
+{
+	welcome(fd);
+	hear(fd, "query-status");
+	hear(fd, "stop");
+	say(fd, "{\"return\": {\"running\": true}}\r\n{" STAMP ", \"event\": \"STOP\"}\r\n");
+	say(fd, "{\"return\": {}}\r\n");
+	for (int i = 0; i < 8; i++)
+		hear(fd, "x");
+	hear_eof(fd);
+}
+
+/* Several commands in one piece, as a pause begins. */
+static void test_raw_lines(void **state)
+{
+	static const char text[] = "{\"execute\":\"query-status\"}\n{\"execute\":\"stop\"}\n";
+	uint64_t deadline = mc_now_ns() + LONG * MC_NS_PER_MS;
+	bool running = false;
+	struct events e;
+	struct peer p;
+	struct qmp *q;
+
+	(void)state;
+	q = connected(&p, script_two_lines, &e);
+	assert_int_equal(qmp_send_raw(q, text, sizeof(text) - 1), 0);
+	assert_int_equal(qmp_wait_running(q, deadline, &running), 0);
+	assert_true(running);
+	assert_int_equal(qmp_wait(q, deadline), 0);
+	assert_string_equal(e.last, "STOP");
+	assert_int_equal(qmp_wait(q, deadline), -EINVAL);
+	assert_int_equal(qmp_send_raw(q, "x\nx\nx\nx\nx\nx\nx\nx\nx\n", 18), -EBUSY);
+	assert_int_equal(qmp_send_raw(q, "x\nx\nx\nx\nx\nx\nx\nx\n", 16), 0);
+	assert_int_equal(qmp_send_raw(q, "x\n", 2), -EBUSY);
+	qmp_free(q);
+	peer_end(&p);
+}
+
 static void script_raw_dispatch(int fd)
 {
 	welcome(fd);
@@ -875,6 +912,7 @@ int main(void)
 	        cmocka_unit_test(test_late_answer),
 	        cmocka_unit_test(test_raw),
 	        cmocka_unit_test(test_raw_running),
+	        cmocka_unit_test(test_raw_lines),
 	        cmocka_unit_test(test_raw_dispatch),
 	        cmocka_unit_test(test_command_fd),
 	        cmocka_unit_test(test_eof_in_answer),
