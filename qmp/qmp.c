@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include "../ipc/util.h"
+#include "io.h"
 #include "qmp.h"
 #include "scan.h"
 
@@ -86,29 +86,6 @@ static int qmp_broken(struct qmp *q, int error)
 	if (!q->dead)
 		q->dead = error;
 	return q->dead;
-}
-
-static int wait_fd(int fd, short events, uint64_t deadline)
-{
-	struct pollfd p = {.fd = fd, .events = events};
-	uint64_t now;
-	int r;
-
-	for (;;) {
-		struct timespec ts;
-
-		now = mc_now_ns();
-		now = now < deadline ? deadline - now : 0;
-		ts.tv_sec = (time_t)(now / MC_NS_PER_S);
-		ts.tv_nsec = (long)(now % MC_NS_PER_S);
-		r = ppoll(&p, 1, &ts, NULL);
-		if (r > 0)
-			return 0;
-		if (r == 0)
-			return -ETIMEDOUT;
-		if (errno != EINTR)
-			return -errno;
-	}
 }
 
 static int deliver_event(struct qmp *q, const char *line, size_t len)
@@ -276,59 +253,18 @@ static int send_failed(struct qmp *q, int error)
 	return qmp_broken(q, r < 0 ? r : -ECONNRESET);
 }
 
-static ssize_t send_once(struct qmp *q, const char *text, size_t len, int fd)
-{
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} ctl = {.buf = {0}};
-	struct iovec iov = {.iov_base = (char *)text, .iov_len = len};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
-	struct cmsghdr *c;
-	ssize_t n;
-
-	if (fd >= 0) {
-		m.msg_control = ctl.buf;
-		m.msg_controllen = sizeof(ctl.buf);
-		c = CMSG_FIRSTHDR(&m);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &fd, sizeof(int));
-	}
-	n = sendmsg(q->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-	return n < 0 ? -errno : n;
-}
-
-/* Sends all of @text, and @fd with its first byte. A command sent in part is the end. */
 static int send_all(struct qmp *q, const char *text, size_t len, int fd)
 {
-	uint64_t deadline = mc_now_ns() + SEND_NS;
 	bool partly = false;
-	ssize_t n;
 	int r;
 
 	q->error[0] = '\0';
 	if (q->dead)
 		return q->dead;
-	while (len) {
-		n = send_once(q, text, len, fd);
-		if (n == -EINTR)
-			continue;
-		if (n == -EAGAIN) {
-			r = wait_fd(q->fd, POLLOUT, deadline);
-			if (r < 0)
-				return partly ? qmp_broken(q, -EBADMSG) : r;
-			continue;
-		}
-		if (n < 0)
-			return send_failed(q, (int)n);
-		text += n;
-		len -= (size_t)n;
-		fd = -1;
-		partly = true;
-	}
-	return 0;
+	r = qmp_io_send(q->fd, text, len, fd, mc_now_ns() + SEND_NS, &partly);
+	if (r == -ETIMEDOUT && partly) /* what follows would not begin a command */
+		return qmp_broken(q, -EBADMSG);
+	return r < 0 && r != -ETIMEDOUT ? send_failed(q, r) : r;
 }
 
 int qmp_send_raw(struct qmp *q, const char *text, size_t len)
@@ -362,7 +298,7 @@ static int read_until(struct qmp *q, bool (*ready)(const struct qmp *q), uint64_
 			continue;
 		if (ready(q))
 			break;
-		r = wait_fd(q->fd, POLLIN, deadline);
+		r = qmp_io_wait(q->fd, POLLIN, deadline);
 		if (r < 0)
 			return r;
 	}
@@ -494,27 +430,6 @@ int qmp_hmp(struct qmp *q, const char *line, unsigned timeout_ms, char **ret)
 	return r;
 }
 
-static int connect_socket(struct qmp *q, const char *path)
-{
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
-	struct ucred cred;
-	socklen_t len = sizeof(cred);
-
-	if (strlen(path) >= sizeof(a.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(a.sun_path, path);
-	q->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (q->fd < 0)
-		return -errno;
-	/* EAGAIN: others wait in the queue of the listening socket. */
-	if (connect(q->fd, (struct sockaddr *)&a, sizeof(a)) < 0)
-		return errno == EAGAIN ? -EBUSY : -errno;
-	if (getsockopt(q->fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
-		return -errno;
-	q->pid = cred.pid;
-	return 0;
-}
-
 int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
 {
 	static const char capabilities[] = "{\"execute\":\"qmp_capabilities\"}\n";
@@ -529,7 +444,7 @@ int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
 	q->buf = malloc(q->size);
 	if (!q->buf)
 		return -ENOMEM;
-	r = connect_socket(q, path);
+	r = qmp_io_connect(path, &q->fd, &q->pid);
 	if (r < 0)
 		return r;
 	r = read_until(q, have_greeting, deadline);

@@ -30,6 +30,25 @@ struct guest {
 	char *argv[ARGS_MAX]; /* as QEMU was started */
 };
 
+/* What a failed test leaves behind; its own struct is gone by then. */
+static struct guest guests_left[8];
+
+static inline struct guest *guest_slot(const char *dir)
+{
+	for (size_t i = 0; i < MC_ARRAY_SIZE(guests_left); i++)
+		if (!strcmp(guests_left[i].dir, dir))
+			return &guests_left[i];
+	return NULL;
+}
+
+static inline void guest_remember(const struct guest *g)
+{
+	struct guest *slot = guest_slot("");
+
+	assert_non_null(slot);
+	*slot = *g;
+}
+
 /* Splits @text at blanks; '~' stands for a blank within an argument. */
 static inline void guest_args(struct guest *g, const char *text)
 {
@@ -107,6 +126,7 @@ static inline void guest_start(struct guest *g, const char *fmt)
 #pragma GCC diagnostic pop
 	guest_args(g, text);
 	guest_spawn(g);
+	guest_remember(g);
 	guest_connect(g);
 }
 
@@ -119,15 +139,34 @@ static inline void guest_kill(struct guest *g)
 	g->pid = 0;
 }
 
-static inline void guest_end(struct guest *g)
+static inline void guest_remove(struct guest *g)
 {
 	guest_kill(g);
-	g->q = qmp_free(g->q);
 	unlink(g->sock);
 	unlink(g->ram);
 	rmdir(g->dir);
+}
+
+static inline void guest_end(struct guest *g)
+{
+	struct guest *slot = guest_slot(g->dir);
+
+	guest_remove(g);
+	g->q = qmp_free(g->q);
 	for (size_t i = 0; g->argv[i]; i++)
 		mc_freep(&g->argv[i]);
+	if (slot)
+		memset(slot, 0, sizeof(*slot));
+}
+
+/* Group teardown: QEMUs and files of tests that failed. */
+static inline int guests_sweep(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < MC_ARRAY_SIZE(guests_left); i++)
+		if (guests_left[i].dir[0])
+			guest_remove(&guests_left[i]);
+	return 0;
 }
 
 static inline void guest_inspect(struct guest *g, struct vm_info *i)

@@ -285,7 +285,7 @@ static void test_migration(void **state)
 	guest_start(&g, RAM "-device virtio-rng-pci");
 	assert_int_equal(run_check(&g, NULL, NULL, why, sizeof(why), NULL), 0);
 	assert_int_equal(qmp_command(g.q, "migrate-set-parameters",
-	                             json_pack("{s:i}", "max-bandwidth", 1), LIMIT_MS, NULL),
+	                             json_pack("{s:i}", "max-bandwidth", 10000), LIMIT_MS, NULL),
 	                 0);
 	assert_int_equal(qmp_command(g.q, "migrate",
 	                             json_pack("{s:s}", "uri", "exec:cat >/dev/null"), LIMIT_MS,
@@ -306,5 +306,5 @@ int main(void)
 	        cmocka_unit_test(test_all),     cmocka_unit_test(test_migration),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, NULL, guests_sweep);
 }

@@ -475,5 +475,5 @@ int main(void)
 	        cmocka_unit_test(test_hotplug),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, NULL, guests_sweep);
 }

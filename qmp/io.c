@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "../ipc/util.h"
+#include "io.h"
+
+int qmp_io_wait(int fd, short events, uint64_t deadline_ns)
+{
+	struct pollfd p = {.fd = fd, .events = events};
+	uint64_t now;
+	int r;
+
+	for (;;) {
+		struct timespec ts;
+
+		now = mc_now_ns();
+		now = now < deadline_ns ? deadline_ns - now : 0;
+		ts.tv_sec = (time_t)(now / MC_NS_PER_S);
+		ts.tv_nsec = (long)(now % MC_NS_PER_S);
+		r = ppoll(&p, 1, &ts, NULL);
+		if (r > 0)
+			return 0;
+		if (r == 0)
+			return -ETIMEDOUT;
+		if (errno != EINTR)
+			return -errno;
+	}
+}
+
+static ssize_t send_once(int fd, const char *text, size_t len, int pass)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} ctl = {.buf = {0}};
+	struct iovec iov = {.iov_base = (char *)text, .iov_len = len};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+	struct cmsghdr *c;
+	ssize_t n;
+
+	if (pass >= 0) {
+		m.msg_control = ctl.buf;
+		m.msg_controllen = sizeof(ctl.buf);
+		c = CMSG_FIRSTHDR(&m);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &pass, sizeof(int));
+	}
+	n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+	return n < 0 ? -errno : n;
+}
+
+int qmp_io_send(int fd, const char *text, size_t len, int pass, uint64_t deadline_ns, bool *partly)
+{
+	ssize_t n;
+	int r;
+
+	*partly = false;
+	while (len) {
+		n = send_once(fd, text, len, pass);
+		if (n == -EINTR)
+			continue;
+		if (n == -EAGAIN) {
+			r = qmp_io_wait(fd, POLLOUT, deadline_ns);
+			if (r < 0)
+				return r;
+			continue;
+		}
+		if (n < 0)
+			return (int)n;
+		text += n;
+		len -= (size_t)n;
+		pass = -1;
+		*partly = true;
+	}
+	return 0;
+}
+
+int qmp_io_connect(const char *path, int *ret_fd, pid_t *pid)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	mc_autoclose int fd = -1;
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	if (strlen(path) >= sizeof(a.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(a.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	/* EAGAIN: the queue of the listening socket is full */
+	if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0)
+		return errno == EAGAIN ? -EBUSY : -errno;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
+		return -errno;
+	*pid = cred.pid;
+	*ret_fd = mc_take_fd(&fd);
+	return 0;
+}
