@@ -27,10 +27,10 @@ struct link_events {
 	 * mc_wire_slab; its content is where want_slab() said).  Negative errno closes the link.
 	 */
 	int (*message)(void *ctx, struct link *l, const struct mc_wire_header *h,
-		       const void *payload);
+	               const void *payload);
 	/* Where a slab of @s->bytes goes; NULL: no room now, link_resume() when there is. */
 	void *(*want_slab)(void *ctx, struct link *l, const struct mc_wire_header *h,
-			   const struct mc_wire_slab *s);
+	                   const struct mc_wire_slab *s);
 	/* The slab sent with @cookie has left for the peer: its memory may be reused. */
 	void (*slab_sent)(void *ctx, struct link *l, uint64_t cookie);
 	/* The link is gone (peer closed, error, or the peer broke the protocol: @why). */
@@ -39,9 +39,9 @@ struct link_events {
 
 struct link_ops {
 	int (*send)(struct link *l, enum mc_msg type, uint64_t epoch, const void *payload,
-		    size_t len);
+	            size_t len);
 	int (*send_slab)(struct link *l, uint64_t epoch, const struct mc_wire_slab *s,
-			 const void *data, uint64_t cookie, uint64_t *checksum);
+	                 const void *data, uint64_t cookie, uint64_t *checksum);
 	bool (*has_room)(const struct link *l);
 	bool (*idle)(const struct link *l); /* everything has left */
 	void (*resume)(struct link *l);
@@ -59,14 +59,14 @@ struct link {
 
 /* Queues a message. 0, -ENOBUFS (queue full: has_room() says so before), -ENOTCONN. */
 static inline int link_send(struct link *l, enum mc_msg type, uint64_t epoch, const void *payload,
-			    size_t len)
+                            size_t len)
 {
 	return l->ops->send(l, type, epoch, payload, len);
 }
 
 /* Queues a slab; @data stays untouched until slab_sent(). *checksum as in the header. */
 static inline int link_send_slab(struct link *l, uint64_t epoch, const struct mc_wire_slab *s,
-				 const void *data, uint64_t cookie, uint64_t *checksum)
+                                 const void *data, uint64_t cookie, uint64_t *checksum)
 {
 	return l->ops->send_slab(l, epoch, s, data, cookie, checksum);
 }
@@ -95,7 +95,7 @@ static inline struct link *link_free(struct link *l)
 
 /* tcp.c: a link over a connected, or connecting, socket (taken over). */
 int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct link_events *events,
-		 void *ctx);
+                 void *ctx);
 /* Begins a connection to "HOST:PORT" or "[V6]:PORT": a socket in progress. fd or negative errno. */
 int tcp_connect(const char *peer);
 /* True when both ends of the socket are on this machine's loopback. */

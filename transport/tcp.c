@@ -15,9 +15,9 @@
 #include "../ipc/util.h"
 #include "backend.h"
 
-#define QUEUE_MAX  64  /* messages on their way out */
+#define QUEUE_MAX  64 /* messages on their way out */
 #define INLINE_MAX (MC_WIRE_HEADER + sizeof(struct mc_wire_reason) + MC_WHY_MAX)
-#define READS_MAX  64  /* reads before others get their turn */
+#define READS_MAX  64 /* reads before others get their turn */
 
 /* One message on its way out: head (header and small payload), then a slab. */
 struct outgoing {
@@ -41,8 +41,8 @@ struct tcp {
 	size_t sent; /* bytes of the first message */
 	/* in */
 	struct mc_wire_header h;
-	size_t have;          /* bytes of header + payload so far */
-	uint8_t *control;     /* payload of control messages; head of a slab */
+	size_t have;      /* bytes of header + payload so far */
+	uint8_t *control; /* payload of control messages; head of a slab */
 	uint8_t *slab;
 };
 
@@ -62,7 +62,7 @@ static void free_outgoing(struct outgoing *o)
 static void set_io(struct tcp *t)
 {
 	uint32_t ev = (t->stalled || t->connecting ? 0 : EPOLLIN) |
-		      (t->connecting || t->count ? EPOLLOUT : 0);
+	              (t->connecting || t->count ? EPOLLOUT : 0);
 
 	(void)sd_event_source_set_io_events(t->io, ev);
 }
@@ -144,7 +144,7 @@ static int enqueue(struct tcp *t, struct outgoing *o)
 }
 
 static int tcp_send(struct link *l, enum mc_msg type, uint64_t epoch, const void *payload,
-		    size_t len)
+                    size_t len)
 {
 	struct outgoing *o = calloc(1, sizeof(*o));
 	struct mc_wire_header h;
@@ -172,7 +172,7 @@ static int tcp_send(struct link *l, enum mc_msg type, uint64_t epoch, const void
 }
 
 static int tcp_send_slab(struct link *l, uint64_t epoch, const struct mc_wire_slab *s,
-			 const void *data, uint64_t cookie, uint64_t *checksum)
+                         const void *data, uint64_t cookie, uint64_t *checksum)
 {
 	struct outgoing *o = calloc(1, sizeof(*o));
 	struct mc_wire_header h;
@@ -299,8 +299,9 @@ static void receive(struct tcp *t)
 			return;
 		}
 		if (n == 0) {
-			closed(t, -ECONNRESET, t->have ? "peer closed in the middle of a message"
-						       : "peer closed the connection");
+			closed(t, -ECONNRESET,
+			       t->have ? "peer closed in the middle of a message"
+			               : "peer closed the connection");
 			return;
 		}
 		t->have += (size_t)n;
@@ -360,16 +361,16 @@ static struct link *tcp_free(struct link *l)
 }
 
 static const struct link_ops tcp_ops = {
-	.send = tcp_send,
-	.send_slab = tcp_send_slab,
-	.has_room = tcp_has_room,
-	.idle = tcp_idle,
-	.resume = tcp_resume,
-	.free = tcp_free,
+        .send = tcp_send,
+        .send_slab = tcp_send_slab,
+        .has_room = tcp_has_room,
+        .idle = tcp_idle,
+        .resume = tcp_resume,
+        .free = tcp_free,
 };
 
 int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct link_events *events,
-		 void *ctx)
+                 void *ctx)
 {
 	struct tcp *t = calloc(1, sizeof(*t));
 	struct sockaddr_storage a;
@@ -424,8 +425,8 @@ static int split(const char *peer, char *host, size_t host_len, char *port, size
 int tcp_connect(const char *peer)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
-				 .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV},
-			*list = NULL;
+	                         .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV},
+	                *list = NULL;
 	char host[256], port[16];
 	int fd, r = split(peer, host, sizeof(host), port, sizeof(port));
 

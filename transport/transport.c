@@ -106,7 +106,7 @@ int transport_send_hello(struct transport *t, struct link *l, struct mc_hello *h
 }
 
 int transport_send_reason(struct link *l, enum mc_msg type, uint64_t epoch, uint32_t reason,
-			  const char *text)
+                          const char *text)
 {
 	uint8_t buf[sizeof(struct mc_wire_reason) + MC_WHY_MAX];
 
@@ -114,7 +114,7 @@ int transport_send_reason(struct link *l, enum mc_msg type, uint64_t epoch, uint
 }
 
 static int compare_blocks(const struct mc_control *c, const struct mc_hello *th, char *why,
-			  size_t len)
+                          size_t len)
 {
 	uint32_t n = (uint32_t)atomic_load(&c->blocks);
 
@@ -122,17 +122,18 @@ static int compare_blocks(const struct mc_control *c, const struct mc_hello *th,
 		if (strncmp(c->block[i].name, th->block[i].name, MC_NAME_MAX) == 0 &&
 		    c->block[i].size == th->block[i].size)
 			continue;
-		snprintf(why, len,
-			 "RAM differs: block %.63s of %llu bytes on the backup, %.63s of %llu bytes "
-			 "on the primary; start the standby as the guest was started",
-			 c->block[i].name, (unsigned long long)c->block[i].size, th->block[i].name,
-			 (unsigned long long)th->block[i].size);
+		snprintf(
+		        why, len,
+		        "RAM differs: block %.63s of %llu bytes on the backup, %.63s of %llu bytes "
+		        "on the primary; start the standby as the guest was started",
+		        c->block[i].name, (unsigned long long)c->block[i].size, th->block[i].name,
+		        (unsigned long long)th->block[i].size);
 		return 1;
 	}
 	if (n == th->h.blocks)
 		return 0;
 	snprintf(why, len, "RAM differs: %u memory backends on the backup, %u on the primary", n,
-		 th->h.blocks);
+	         th->h.blocks);
 	return 1;
 }
 
@@ -143,10 +144,11 @@ static int compare_text(const char *ours, const char *theirs, char *why, size_t 
 		int a = (int)strcspn(ours, "\n"), b = (int)strcspn(theirs, "\n");
 
 		if (a != b || memcmp(ours, theirs, (size_t)a) != 0) {
-			snprintf(why, len,
-				 "the machines differ: '%.*s' on the backup, '%.*s' on the primary; "
-				 "start the standby as the guest was started (mcctl standby-args)",
-				 a, a ? ours : "nothing", b, b ? theirs : "nothing");
+			snprintf(
+			        why, len,
+			        "the machines differ: '%.*s' on the backup, '%.*s' on the primary; "
+			        "start the standby as the guest was started (mcctl standby-args)",
+			        a, a ? ours : "nothing", b, b ? theirs : "nothing");
 			return 1;
 		}
 		ours += a + (ours[a] == '\n');
@@ -156,23 +158,24 @@ static int compare_text(const char *ours, const char *theirs, char *why, size_t 
 }
 
 int transport_compare(const struct transport *t, const struct mc_hello *theirs, char *why,
-		      size_t len)
+                      size_t len)
 {
 	const struct mc_config *cfg = t->a->config;
 
 	if (theirs->h.slab_size != t->a->slabs.unit) {
-		snprintf(why, len,
-			 "slab-size differs: %llu on the backup, %llu on the primary; give both the "
-			 "same --slab-size",
-			 (unsigned long long)t->a->slabs.unit,
-			 (unsigned long long)theirs->h.slab_size);
+		snprintf(
+		        why, len,
+		        "slab-size differs: %llu on the backup, %llu on the primary; give both the "
+		        "same --slab-size",
+		        (unsigned long long)t->a->slabs.unit,
+		        (unsigned long long)theirs->h.slab_size);
 		return 1;
 	}
 	if (theirs->h.failure_timeout_ms != atomic_load(&cfg->failure_timeout_ms)) {
 		snprintf(why, len,
-			 "failure-timeout differs: %u ms on the backup, %u ms on the primary; the "
-			 "lease needs the same on both",
-			 atomic_load(&cfg->failure_timeout_ms), theirs->h.failure_timeout_ms);
+		         "failure-timeout differs: %u ms on the backup, %u ms on the primary; the "
+		         "lease needs the same on both",
+		         atomic_load(&cfg->failure_timeout_ms), theirs->h.failure_timeout_ms);
 		return 1;
 	}
 	if (compare_blocks(t->a->control, theirs, why, len))
@@ -231,10 +234,10 @@ static void transport_quit(struct mc_worker *w, void *ctx)
 }
 
 const struct mc_worker_ops transport_ops = {
-	.role = MC_ROLE_TRANSPORT,
-	.process = "mc-transport",
-	.start = transport_start,
-	.work = transport_work,
-	.quit = transport_quit,
-	.connection = transport_connection,
+        .role = MC_ROLE_TRANSPORT,
+        .process = "mc-transport",
+        .start = transport_start,
+        .work = transport_work,
+        .quit = transport_quit,
+        .connection = transport_connection,
 };

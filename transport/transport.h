@@ -13,9 +13,9 @@
 
 /* Primary: an epoch between stage and ACK. */
 struct out_epoch {
-	uint64_t epoch; /* 0: free entry */
-	uint32_t got;   /* slabs here */
-	uint32_t next;  /* next seq to send */
+	uint64_t epoch;     /* 0: free entry */
+	uint32_t got;       /* slabs here */
+	uint32_t next;      /* next seq to send */
 	bool started, done; /* START sent; COMMIT sent */
 	uint64_t bytes, digest, began;
 	mc_handle slab[MC_EPOCH_SLABS_MAX];
@@ -26,10 +26,10 @@ struct primary {
 	struct out_epoch *epoch; /* [EPOCHS_MAX] */
 	mc_handle *window;       /* first copy: by seq % window_size */
 	uint64_t window_size, sync_next;
-	uint64_t attempt_began;  /* ns: since when the peer can't be reached; 0: it can */
+	uint64_t attempt_began; /* ns: since when the peer can't be reached; 0: it can */
 	bool end_sent, greeted, refused_logged;
 	sd_event_source *retry;
-	uint64_t tokens_at;      /* max_bandwidth: ns until which the first copy has used its share */
+	uint64_t tokens_at; /* max_bandwidth: ns until which the first copy has used its share */
 	sd_event_source *bandwidth;
 };
 
@@ -40,7 +40,7 @@ struct backup {
 	bool ignore;          /* it is here already: read and dropped */
 	uint32_t slabs, next_seq;
 	uint64_t bytes, digest;
-	mc_handle landing;    /* slab that is being received */
+	mc_handle landing; /* slab that is being received */
 	uint64_t acked, nacked;
 	bool end_acked, told_taken;
 };
@@ -67,10 +67,10 @@ void transport_bury(struct transport *t, struct link *l);
 void transport_fill_hello(struct transport *t, struct mc_hello *h);
 int transport_send_hello(struct transport *t, struct link *l, struct mc_hello *h);
 int transport_send_reason(struct link *l, enum mc_msg type, uint64_t epoch, uint32_t reason,
-			  const char *text);
+                          const char *text);
 /* Names the first thing in which two HELLOs differ that must be equal; 0: none. */
 int transport_compare(const struct transport *t, const struct mc_hello *theirs, char *why,
-		      size_t why_len);
+                      size_t why_len);
 
 /* primary.c */
 int primary_start(struct transport *t);
@@ -92,13 +92,12 @@ extern const struct link_events backup_events;
 
 /* receive.c: an epoch as it comes in. */
 int receive_start(struct transport *t, const struct mc_wire_header *h,
-		  const struct mc_wire_start *s);
+                  const struct mc_wire_start *s);
 void *receive_want(struct transport *t, const struct mc_wire_header *h,
-		   const struct mc_wire_slab *s);
-int receive_slab(struct transport *t, const struct mc_wire_header *h,
-		 const struct mc_wire_slab *s);
+                   const struct mc_wire_slab *s);
+int receive_slab(struct transport *t, const struct mc_wire_header *h, const struct mc_wire_slab *s);
 int receive_commit(struct transport *t, const struct mc_wire_header *h,
-		   const struct mc_wire_commit *c);
+                   const struct mc_wire_commit *c);
 void receive_abort(struct transport *t, uint64_t epoch);
 void receive_reset(struct transport *t);
 int receive_recover(struct transport *t);

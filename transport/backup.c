@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The backup's end: accepts a primary, receives, acknowledges what restore committed. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "../ipc/fault.h"
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "transport.h"
+
+static uint64_t commit_word(const struct transport *t)
+{
+	return atomic_load_explicit(&t->a->control->commit, memory_order_acquire);
+}
+
+static void on_closed(void *ctx, struct link *l, int error, const char *why)
+{
+	struct transport *t = ctx;
+
+	if (l == t->link) {
+		mc_warn("link from the primary: %s: %s", why, strerror(error < 0 ? -error : error));
+		receive_reset(t);
+		transport_bury(t, l);
+		atomic_store(&t->a->control->link_closed, mc_now_ns());
+		transport_set_link(t, false);
+		return;
+	}
+	mc_warn("a connection is turned away: %s: %s", why, strerror(error < 0 ? -error : error));
+	transport_bury(t, l);
+}
+
+int backup_connection(struct transport *t, int fd)
+{
+	int r;
+
+	if (!t->a->config->insecure && !tcp_is_loopback(fd)) {
+		mc_err("a primary connects over the network without encryption; allow it with "
+		       "mcctl standby ... --insecure");
+		return -EPERM;
+	}
+	t->b.pending = link_free(t->b.pending);
+	r = tcp_link_new(&t->b.pending, t->w->event, fd, &backup_events, t);
+	if (r < 0)
+		return r;
+	t->b.pending->limits =
+	        (struct mc_wire_limits){.slab_size = t->a->slabs.unit, .from = MC_SIDE_PRIMARY};
+	t->b.pending->term = t->a->config->term;
+	return 0;
+}
+
+static int refuse(struct transport *t, struct link *l, enum mc_reason reason, const char *text)
+{
+	mc_warn("a primary is refused: %s", text);
+	mc_worker_event(t->w, "refused", 0, "a primary is refused: %s", text);
+	(void)transport_send_reason(l, MC_MSG_END, 0, reason, text);
+	return -EPERM;
+}
+
+/* The old primary comes back: it must learn that its guest runs here. */
+static int tell_taken(struct transport *t, struct link *l)
+{
+	static struct mc_hello hello; /* 18 KiB: too large for the stack, one thread */
+
+	l->term = t->a->config->takeover_term;
+	transport_fill_hello(t, &hello);
+	hello.h.taken_over = 1;
+	hello.h.last_committed = mc_commit_epoch(commit_word(t));
+	(void)transport_send_hello(t, l, &hello);
+	return -ESHUTDOWN;
+}
+
+static bool known_primary(const struct transport *t, const struct mc_wire_header *h,
+                          const struct mc_hello *th)
+{
+	const struct mc_control *c = t->a->control;
+
+	return atomic_load(&c->peer_term_number) == h->term &&
+	       atomic_load(&c->peer_term_id) == h->term_id &&
+	       atomic_load(&c->peer_instance[0]) == th->h.instance[0] &&
+	       atomic_load(&c->peer_instance[1]) == th->h.instance[1];
+}
+
+static int adopt_primary(struct transport *t, struct link *l, const struct mc_wire_header *h,
+                         const struct mc_hello *th)
+{
+	struct mc_control *c = t->a->control;
+	char text[256];
+
+	if (h->term <= t->a->config->term.number) {
+		snprintf(text, sizeof(text),
+		         "term %llu of the primary isn't above term %llu, which this host knows; "
+		         "the "
+		         "guest was protected or taken over since",
+		         (unsigned long long)h->term,
+		         (unsigned long long)t->a->config->term.number);
+		return refuse(t, l, MC_REASON_CONFLICT, text);
+	}
+	atomic_store(&c->peer_term_number, h->term);
+	atomic_store(&c->peer_term_id, h->term_id);
+	atomic_store(&c->peer_instance[0], th->h.instance[0]);
+	atomic_store(&c->peer_instance[1], th->h.instance[1]);
+	atomic_store(&c->sync_received, 0);
+	atomic_store(&c->peer_strikes, th->h.strikes);
+	t->b.acked = t->b.nacked = 0;
+	return 0;
+}
+
+/* May this HELLO in?  0, or negative: turned away (and told why). */
+static int check_hello(struct transport *t, struct link *l, const struct mc_wire_header *h,
+                       const struct mc_hello *th)
+{
+	enum mc_state s = transport_state(t);
+	char why[MC_WHY_MAX];
+
+	if (th->h.side != MC_SIDE_PRIMARY || strcmp(th->h.guest, t->a->config->guest) != 0)
+		return refuse(t, l, MC_REASON_REFUSED, "HELLO of another guest, or not a primary");
+	if (commit_word(t) & MC_COMMIT_TAKEN)
+		return tell_taken(t, l);
+	if (s == MC_STATE_ENDED || s == MC_STATE_STOPPED)
+		return refuse(t, l, MC_REASON_STANDBY_LOST,
+		              "the standby has ended; start a new one and run mcctl standby");
+	if (!atomic_load(&t->a->control->standby_ready))
+		return -EAGAIN; /* the primary tries again */
+	if (transport_compare(t, th, why, sizeof(why)))
+		return refuse(t, l, MC_REASON_REFUSED, why);
+	if (s == MC_STATE_PROTECTED)
+		return known_primary(t, h, th)
+		               ? 0
+		               : refuse(t, l, MC_REASON_REFUSED,
+		                        "the standby is armed for another primary or instance; "
+		                        "unprotect there, or start a new standby");
+	if (s == MC_STATE_SYNCING)
+		return -EAGAIN; /* restore clears up after the broken first copy */
+	if (s != MC_STATE_WAITING)
+		return -EAGAIN;
+	return adopt_primary(t, l, h, th);
+}
+
+static void answer_hello(struct transport *t, struct link *l, bool resync)
+{
+	static struct mc_hello hello; /* as above */
+
+	transport_fill_hello(t, &hello);
+	hello.h.last_committed = mc_commit_epoch(commit_word(t));
+	hello.h.resync = resync;
+	(void)transport_send_hello(t, l, &hello);
+}
+
+static int take_hello(struct transport *t, struct link *l, const struct mc_wire_header *h,
+                      const void *payload)
+{
+	static struct mc_hello hello; /* as above */
+	char why[128];
+	bool waiting;
+	int r;
+
+	if (l != t->b.pending)
+		return -EPROTO;
+	r = mc_wire_hello_parse(payload, h->length, &hello, why, sizeof(why));
+	if (r < 0)
+		return refuse(t, l, MC_REASON_REFUSED, why);
+	r = check_hello(t, l, h, &hello);
+	if (r < 0)
+		return r;
+	/* The same primary over a new connection: the old one is dead, even if we haven't heard. */
+	if (t->link) {
+		receive_reset(t);
+		t->link = link_free(t->link);
+	}
+	t->b.pending = NULL;
+	t->link = l;
+	l->term = (struct mc_term){.number = h->term, .id = h->term_id};
+	l->limits.have_term = 1;
+	l->limits.term = l->term;
+	waiting = transport_state(t) == MC_STATE_WAITING;
+	answer_hello(t, l, waiting);
+	t->up = false;
+	transport_set_link(t, true);
+	if (waiting)
+		(void)mc_state_move(t->a->control, MC_SIDE_BACKUP, MC_ROLE_TRANSPORT,
+		                    MC_STATE_WAITING, MC_STATE_SYNCING, MC_REASON_STARTED);
+	mc_arena_ring_all(t->a);
+	transport_start_pings(t);
+	return 0;
+}
+
+static int take_end(struct transport *t, const struct mc_wire_header *h, const void *payload)
+{
+	char text[MC_WHY_MAX];
+	uint32_t reason;
+	int r = mc_wire_reason_parse(payload, h->length, &reason, text);
+
+	if (r < 0 || !reason || reason >= MC_REASONS)
+		return -EPROTO;
+	mc_info("the primary ended: %s", text);
+	t->b.end_acked = false;
+	atomic_store_explicit(&t->a->control->peer_end, reason, memory_order_release);
+	mc_arena_ring(t->a, MC_ROLE_RESTORE);
+	return 0;
+}
+
+/* A PING is answered only by one that may still be outlived. */
+static int take_ping(struct transport *t, struct link *l, const void *payload, size_t len)
+{
+	if (commit_word(t) & MC_COMMIT_TAKEN)
+		return -ESHUTDOWN;
+	return link_send(l, MC_MSG_PONG, 0, payload, len);
+}
+
+static int dispatch(struct transport *t, struct link *l, const struct mc_wire_header *h,
+                    const void *payload)
+{
+	union {
+		struct mc_wire_start start;
+		struct mc_wire_slab slab;
+		struct mc_wire_commit commit;
+	} m;
+	size_t n = h->length < sizeof(m) ? h->length : sizeof(m);
+
+	if (h->type == MC_MSG_SLAB)
+		n = sizeof(m.slab);
+	memcpy(&m, payload, n);
+	switch (h->type) {
+	case MC_MSG_START:
+		return receive_start(t, h, &m.start);
+	case MC_MSG_SLAB:
+		return receive_slab(t, h, &m.slab);
+	case MC_MSG_COMMIT:
+		return receive_commit(t, h, &m.commit);
+	case MC_MSG_ABORT:
+		receive_abort(t, h->epoch);
+		return 0;
+	case MC_MSG_END:
+		return take_end(t, h, payload);
+	case MC_MSG_PING:
+		return take_ping(t, l, payload, h->length);
+	case MC_MSG_PONG:
+	case MC_MSG_END_ACK:
+		return 0;
+	default:
+		return -EPROTO;
+	}
+}
+
+static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
+                      const void *payload)
+{
+	struct transport *t = ctx;
+	int r;
+
+	if (h->type == MC_MSG_HELLO)
+		return take_hello(t, l, h, payload);
+	if (l != t->link || !t->up)
+		return -EPROTO;
+	atomic_store_explicit(&t->a->control->last_rx, mc_now_ns(), memory_order_release);
+	r = dispatch(t, l, h, payload);
+	if (r < 0 && h->epoch)
+		(void)transport_send_reason(l, MC_MSG_NACK, h->epoch, (uint32_t)-r, strerror(-r));
+	return r;
+}
+
+static void *on_want_slab(void *ctx, struct link *l, const struct mc_wire_header *h,
+                          const struct mc_wire_slab *s)
+{
+	struct transport *t = ctx;
+
+	return l == t->link && t->up ? receive_want(t, h, s) : NULL;
+}
+
+static void on_slab_sent(void *ctx, struct link *l, uint64_t cookie)
+{
+	(void)ctx;
+	(void)l;
+	(void)cookie;
+}
+
+/* Tells the primary what restore committed or refused. */
+static int send_answers(struct transport *t)
+{
+	struct mc_control *c = t->a->control;
+	uint64_t w = commit_word(t), nack;
+	int did = 0;
+
+	if (mc_commit_epoch(w) > t->b.acked && !(w & MC_COMMIT_TAKEN) && link_has_room(t->link)) {
+		t->b.acked = mc_commit_epoch(w);
+		if (mc_fault("transport.send-ack") < 0)
+			return -EIO;
+		(void)link_send(t->link, MC_MSG_ACK, t->b.acked, NULL, 0);
+		did = 1;
+	}
+	nack = atomic_load_explicit(&c->nack_epoch, memory_order_acquire);
+	if (t->link && nack && nack != t->b.nacked && nack > mc_commit_epoch(w)) {
+		t->b.nacked = nack;
+		if (t->b.current >= nack)
+			receive_reset(t);
+		(void)transport_send_reason(t->link, MC_MSG_NACK, nack == UINT64_MAX ? 1 : nack,
+		                            EBADMSG, "the epoch could not be verified");
+		did = 1;
+	}
+	if (t->link && atomic_load(&c->disarm_done) && !t->b.end_acked) {
+		t->b.end_acked = true;
+		(void)link_send(t->link, MC_MSG_END_ACK, 0, NULL, 0);
+		did = 1;
+	}
+	return did;
+}
+
+/* The standby died under us: the primary may go on unprotected at once. */
+static int tell_standby_lost(struct transport *t)
+{
+	if (t->b.told_taken || transport_state(t) != MC_STATE_STOPPED ||
+	    !(commit_word(t) & MC_COMMIT_DISARMED))
+		return 0;
+	t->b.told_taken = true;
+	(void)transport_send_reason(t->link, MC_MSG_END, 0, MC_REASON_STANDBY_LOST,
+	                            "the standby's QEMU ended");
+	return 1;
+}
+
+int backup_work(struct transport *t)
+{
+	int r;
+
+	if (!t->link || !t->up)
+		return 0;
+	if (commit_word(t) & MC_COMMIT_TAKEN) {
+		/* Whoever still speaks here must connect again and be told. */
+		receive_reset(t);
+		t->link = link_free(t->link);
+		transport_set_link(t, false);
+		return 0;
+	}
+	r = send_answers(t);
+	if (r == 0 && t->link)
+		r = tell_standby_lost(t);
+	if (r == 0 && t->link)
+		link_resume(t->link);
+	return r;
+}
+
+int backup_start(struct transport *t)
+{
+	return receive_recover(t);
+}
+
+const struct link_events backup_events = {
+        .message = on_message,
+        .want_slab = on_want_slab,
+        .slab_sent = on_slab_sent,
+        .closed = on_closed,
+};

@@ -1,0 +1,679 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The primary's end: connects, sends epochs, takes ACKs, keeps the lease. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../ipc/fault.h"
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "transport.h"
+
+#define RETRY_FAST_US 10000
+#define RETRY_SLOW_US 500000
+#define REACH_NS      (5 * MC_NS_PER_S) /* first contact */
+
+static uint64_t failure_ns(const struct transport *t)
+{
+	return atomic_load(&t->a->config->failure_timeout_ms) * MC_NS_PER_MS;
+}
+
+static bool armed(const struct transport *t)
+{
+	uint64_t n = atomic_load(&t->a->control->armed_epoch);
+
+	/* The backup may hold an epoch as soon as one was begun to be sent. */
+	return n && (atomic_load(&t->a->journal.shm->last_committed) ||
+	             mc_journal_state(&t->a->journal, n) >= MC_EPOCH_STAGED);
+}
+
+static int move(struct transport *t, enum mc_state from, enum mc_state to, enum mc_reason why)
+{
+	int r = mc_state_move(t->a->control, MC_SIDE_PRIMARY, MC_ROLE_TRANSPORT, from, to, why);
+
+	if (r == 0)
+		mc_arena_ring_all(t->a);
+	return r;
+}
+
+/* From whichever of the running states. */
+static void move_any(struct transport *t, enum mc_state to, enum mc_reason why)
+{
+	static const enum mc_state from[] = {MC_STATE_SYNCING, MC_STATE_PROTECTED, MC_STATE_HELD,
+	                                     MC_STATE_DEGRADED};
+
+	for (size_t i = 0; i < MC_ARRAY_SIZE(from); i++)
+		if (move(t, from[i], to, why) == 0)
+			return;
+}
+
+static void retry_in(struct transport *t, uint64_t us)
+{
+	(void)sd_event_source_set_time_relative(t->p.retry, us);
+	(void)sd_event_source_set_enabled(t->p.retry, SD_EVENT_ONESHOT);
+}
+
+static bool finished(const struct transport *t)
+{
+	enum mc_state s = transport_state(t);
+
+	return s != MC_STATE_SYNCING && s != MC_STATE_PROTECTED && s != MC_STATE_HELD;
+}
+
+static void stop_syncing(struct transport *t, enum mc_reason why, const char *text)
+{
+	mc_control_refuse(t->a->control, "%s", text);
+	mc_err("%s", text);
+	(void)move(t, MC_STATE_SYNCING, MC_STATE_STOPPED, why);
+}
+
+static void on_closed(void *ctx, struct link *l, int error, const char *why)
+{
+	struct transport *t = ctx;
+	struct out_epoch *e = NULL;
+	char text[MC_WHY_MAX];
+	uint64_t now = mc_now_ns();
+
+	transport_bury(t, l);
+	transport_set_link(t, false);
+	while ((e = collect_oldest(t, e ? e->epoch : 0))) {
+		e->started = e->done = false;
+		e->next = 0;
+		e->bytes = e->digest = 0;
+	}
+	if (!t->p.attempt_began)
+		t->p.attempt_began = now;
+	if (finished(t))
+		return;
+	snprintf(text, sizeof(text), "link to %s: %s: %s", t->a->config->peer, why,
+	         strerror(error < 0 ? -error : error));
+	if (t->p.greeted && transport_state(t) == MC_STATE_SYNCING && !armed(t)) {
+		stop_syncing(t, MC_REASON_PEER_LOST, text);
+		return;
+	}
+	if (!t->p.greeted && now - t->p.attempt_began > REACH_NS &&
+	    transport_state(t) == MC_STATE_SYNCING && !armed(t)) {
+		stop_syncing(t, MC_REASON_PEER_LOST, text);
+		return;
+	}
+	mc_debug("%s", text);
+	retry_in(t, now - t->p.attempt_began < failure_ns(t) ? RETRY_FAST_US : RETRY_SLOW_US);
+}
+
+static void try_connect(struct transport *t)
+{
+	static struct mc_hello hello; /* 18 KiB: too large for the stack, one thread */
+	int fd = tcp_connect(t->a->config->peer);
+	int r = fd;
+
+	if (!t->p.attempt_began)
+		t->p.attempt_began = mc_now_ns();
+	if (fd == -EINVAL) {
+		stop_syncing(t, MC_REASON_REFUSED,
+		             "the peer must be given as ADDRESS:PORT or [V6ADDRESS]:PORT");
+		return;
+	}
+	if (fd >= 0)
+		r = tcp_link_new(&t->link, t->w->event, fd, &primary_events, t);
+	if (r < 0) {
+		if (fd >= 0)
+			close(fd);
+		retry_in(t, RETRY_SLOW_US);
+		return;
+	}
+	t->link->limits =
+	        (struct mc_wire_limits){.slab_size = t->a->slabs.unit, .from = MC_SIDE_BACKUP};
+	t->link->term = t->a->config->term;
+	transport_fill_hello(t, &hello);
+	(void)transport_send_hello(t, t->link, &hello);
+}
+
+static int on_retry(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct transport *t = userdata;
+
+	(void)s;
+	(void)usec;
+	if (!t->link && !finished(t))
+		try_connect(t);
+	return 0;
+}
+
+/* --- answers --------------------------------------------------------------------------- */
+
+static void commit_one(struct transport *t, struct out_epoch *e)
+{
+	struct mc_metrics_block *m = mc_worker_metrics(t->w);
+	struct mc_journal_record *rec = mc_journal_get(&t->a->journal, e->epoch);
+	struct mc_journal *j = &t->a->journal;
+	uint64_t now = mc_now_ns();
+
+	/* The marks of the last worker, or of SENT, may be a moment behind the ACK. */
+	(void)mc_journal_move(j, e->epoch, MC_EPOCH_STAGED, MC_EPOCH_SENT);
+	if (rec && mc_journal_move(j, e->epoch, MC_EPOCH_SENT, MC_EPOCH_COMMITTED) == 0) {
+		uint64_t began = atomic_load(&rec->stamp[MC_EPOCH_CAPTURING]);
+		uint64_t xmit = now - e->began;
+
+		mc_histogram_add(&m->hist[MC_H_COMMIT], now - began);
+		mc_metric_add(m, MC_M_EPOCHS_ACKED, 1);
+		mc_metric_set(m, MC_M_XMIT_TIME, xmit);
+		mc_metric_set(m, MC_M_XMIT_MBPS, xmit ? e->bytes * 8 * 1000 / xmit : 0);
+	}
+	collect_drop(t, e);
+}
+
+static int take_ack(struct transport *t, uint64_t epoch)
+{
+	struct mc_control *c = t->a->control;
+	struct out_epoch *e;
+
+	if (epoch > atomic_load(&t->a->journal.shm->last_begun))
+		return -EPROTO;
+	if (mc_fault("transport.ack") < 0)
+		return -EIO;
+	while ((e = collect_oldest(t, 0)) && e->epoch <= epoch) {
+		enum mc_epoch_state s = mc_journal_state(&t->a->journal, e->epoch);
+
+		if (s == MC_EPOCH_CAPTURING || s == MC_EPOCH_CAPTURED)
+			return -EPROTO; /* never sent */
+		commit_one(t, e);
+	}
+	if (mc_state_of(atomic_load(&c->state)) == MC_STATE_SYNCING)
+		(void)move(t, MC_STATE_SYNCING, MC_STATE_PROTECTED, MC_REASON_FIRST_COMMIT);
+	mc_arena_ring_all(t->a);
+	return 0;
+}
+
+static int take_nack(struct transport *t, uint64_t epoch, const void *payload, size_t len)
+{
+	char text[MC_WHY_MAX];
+	uint32_t reason;
+	struct out_epoch *e = NULL;
+	int r = mc_wire_reason_parse(payload, len, &reason, text);
+
+	if (r < 0)
+		return r;
+	mc_warn("the backup refused epoch %llu: %s", (unsigned long long)epoch, text);
+	mc_metric_add(mc_worker_metrics(t->w), MC_M_NACKS, 1);
+	if (!armed(t)) {
+		stop_syncing(t, MC_REASON_ERROR, text);
+		return 0;
+	}
+	(void)mc_journal_abort_from(&t->a->journal, epoch, -EREMOTEIO);
+	while ((e = collect_oldest(t, e ? e->epoch : epoch - 1)))
+		collect_drop(t, e);
+	mc_arena_ring_all(t->a);
+	return 0;
+}
+
+static void take_pong(struct transport *t, const struct mc_wire_ping *p)
+{
+	struct mc_control *c = t->a->control;
+	uint64_t margin = atomic_load(&t->a->config->lease_margin_ms) * MC_NS_PER_MS;
+	uint64_t now = mc_now_ns(), lease;
+
+	if (p->stamp > now || now - p->stamp > failure_ns(t))
+		return;
+	lease = p->stamp + failure_ns(t) - margin;
+	if (lease <= atomic_load(&c->lease_until))
+		return;
+	mc_metric_set(mc_worker_metrics(t->w), MC_M_RTT, now - p->stamp);
+	/* Who waits for the lease was left without one: only then a bell is due. */
+	if (atomic_exchange(&c->lease_until, lease) < now)
+		mc_arena_ring_all(t->a);
+}
+
+static int taken_over(struct transport *t, uint64_t term)
+{
+	atomic_store(&t->a->control->peer_taken, 1);
+	mc_err("the backup took over under term %llu: this guest is stopped and its output "
+	       "discarded",
+	       (unsigned long long)term);
+	mc_worker_event(t->w, "taken-over", 0, "the backup took over under term %llu",
+	                (unsigned long long)term);
+	move_any(t, MC_STATE_STOPPED, MC_REASON_TAKEN_OVER);
+	return -ESHUTDOWN;
+}
+
+static int conflict(struct transport *t, uint64_t term)
+{
+	char text[MC_WHY_MAX];
+
+	snprintf(text, sizeof(text),
+	         "terms conflict: the backup knows term %llu of this guest, ours is %llu; "
+	         "something else protects or ran it",
+	         (unsigned long long)term, (unsigned long long)t->a->config->term.number);
+	mc_control_refuse(t->a->control, "%s", text);
+	mc_err("%s", text);
+	mc_worker_event(t->w, "conflict", 0, "%s", text);
+	atomic_store(&t->a->control->peer_taken, armed(t));
+	move_any(t, MC_STATE_STOPPED, MC_REASON_CONFLICT);
+	return -ESHUTDOWN;
+}
+
+/* The standby that we filled is gone for certain: another one answers in its place. */
+static int standby_replaced(struct transport *t)
+{
+	mc_err("the standby was replaced by a new one: the guest runs unprotected; protect it "
+	       "again");
+	mc_worker_event(t->w, "standby-lost", 0, "the standby was replaced by a new one");
+	atomic_store(&t->a->control->end_acked, 1);
+	move_any(t, armed(t) ? MC_STATE_DEGRADED : MC_STATE_STOPPED, MC_REASON_STANDBY_LOST);
+	return -ESHUTDOWN;
+}
+
+static bool same_instance(const struct transport *t, const uint64_t id[2])
+{
+	const struct mc_control *c = t->a->control;
+
+	return atomic_load(&c->peer_instance[0]) == id[0] &&
+	       atomic_load(&c->peer_instance[1]) == id[1];
+}
+
+static int accept_hello(struct transport *t, const struct mc_wire_header *h,
+                        const struct mc_hello *th)
+{
+	struct mc_control *c = t->a->control;
+	const struct mc_term *ours = &t->a->config->term;
+
+	if (th->h.taken_over)
+		return taken_over(t, h->term);
+	if (h->term > ours->number || (h->term == ours->number && h->term_id != ours->id))
+		return conflict(t, h->term);
+	if (!atomic_load(&c->peer_instance[0]) && !atomic_load(&c->peer_instance[1])) {
+		atomic_store(&c->peer_instance[0], th->h.instance[0]);
+		atomic_store(&c->peer_instance[1], th->h.instance[1]);
+	} else if (!same_instance(t, th->h.instance) || (th->h.resync && armed(t))) {
+		return standby_replaced(t);
+	} else if (th->h.resync && t->p.sync_next) {
+		stop_syncing(t, MC_REASON_PEER_LOST, "the link broke during the first copy");
+		return -ESHUTDOWN;
+	}
+	atomic_store(&c->peer_max_epoch, th->h.max_epoch);
+	t->link->limits.have_term = 1;
+	t->link->limits.term = *ours;
+	t->p.attempt_began = 0;
+	if (t->p.greeted)
+		mc_metric_add(mc_worker_metrics(t->w), MC_M_RECONNECTS, 1);
+	t->p.greeted = true;
+	t->p.refused_logged = false;
+	t->p.end_sent = false;
+	/* A lease counts from a PING, but first contact needs one to begin with. */
+	transport_set_link(t, true);
+	transport_start_pings(t);
+	if (th->h.last_committed && take_ack(t, th->h.last_committed) < 0)
+		return -EPROTO;
+	if (transport_state(t) == MC_STATE_HELD)
+		(void)move(t, MC_STATE_HELD, MC_STATE_PROTECTED, MC_REASON_PEER_BACK);
+	return 0;
+}
+
+static int take_hello(struct transport *t, const struct mc_wire_header *h, const void *payload)
+{
+	static struct mc_hello hello; /* as above */
+	char why[128];
+	int r = t->up ? -EPROTO : mc_wire_hello_parse(payload, h->length, &hello, why, sizeof(why));
+
+	if (r < 0 || hello.h.side != MC_SIDE_BACKUP)
+		return -EPROTO;
+	return accept_hello(t, h, &hello);
+}
+
+/* END before HELLO is a refusal; after it the backup gave up its standby. */
+static int take_end(struct transport *t, const struct mc_wire_header *h, const void *payload)
+{
+	char text[MC_WHY_MAX];
+	uint32_t reason;
+	int r = mc_wire_reason_parse(payload, h->length, &reason, text);
+
+	if (r < 0)
+		return r;
+	if (!t->up) {
+		if (!t->p.refused_logged)
+			mc_err("the backup %s refuses: %s", t->a->config->peer, text);
+		t->p.refused_logged = true;
+		if (transport_state(t) == MC_STATE_SYNCING && !armed(t)) {
+			mc_worker_event(t->w, "refused", 0, "%s", text);
+			stop_syncing(t, MC_REASON_REFUSED, text);
+		} else if (reason == MC_REASON_STANDBY_LOST) {
+			return standby_replaced(t);
+		}
+		return -ESHUTDOWN;
+	}
+	mc_warn("the backup ended the protection: %s", text);
+	mc_worker_event(t->w, "peer-ended", 0, "the backup ended the protection: %s", text);
+	atomic_store(&t->a->control->peer_end, reason);
+	atomic_store(&t->a->control->end_acked, 1);
+	(void)link_send(t->link, MC_MSG_END_ACK, 0, NULL, 0);
+	move_any(t, MC_STATE_DEGRADED, MC_REASON_STANDBY_LOST);
+	return 0;
+}
+
+static void take_end_ack(struct transport *t)
+{
+	struct mc_control *c = t->a->control;
+	uint64_t end = atomic_load(&c->guest_end), want = atomic_load(&c->want_end);
+
+	atomic_store_explicit(&c->end_acked, 1, memory_order_release);
+	if (end == MC_REASON_HOTPLUG)
+		move_any(t, MC_STATE_DEGRADED, MC_REASON_HOTPLUG);
+	else
+		move_any(t, MC_STATE_ENDED, (enum mc_reason)(end ? end : want));
+	mc_arena_ring_all(t->a);
+}
+
+static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
+                      const void *payload)
+{
+	struct transport *t = ctx;
+	struct mc_wire_ping ping;
+
+	atomic_store_explicit(&t->a->control->last_rx, mc_now_ns(), memory_order_release);
+	if (h->type == MC_MSG_HELLO)
+		return take_hello(t, h, payload);
+	if (h->type == MC_MSG_END)
+		return take_end(t, h, payload);
+	if (!t->up)
+		return -EPROTO;
+	switch (h->type) {
+	case MC_MSG_ACK:
+		return take_ack(t, h->epoch);
+	case MC_MSG_NACK:
+		return take_nack(t, h->epoch, payload, h->length);
+	case MC_MSG_PING:
+		return link_send(l, MC_MSG_PONG, 0, payload, h->length);
+	case MC_MSG_PONG:
+		memcpy(&ping, payload, sizeof(ping));
+		take_pong(t, &ping);
+		return 0;
+	case MC_MSG_END_ACK:
+		take_end_ack(t);
+		return 0;
+	default:
+		return -EPROTO;
+	}
+}
+
+/* --- sending --------------------------------------------------------------------------- */
+
+static void on_slab_sent(void *ctx, struct link *l, uint64_t cookie)
+{
+	struct transport *t = ctx;
+	struct mc_slab_meta *m = mc_pool_meta(&t->a->slabs, cookie);
+
+	(void)l;
+	/* A round of the first copy is over with the sending; an epoch's slabs wait for the ACK. */
+	if (m && !m->epoch) {
+		(void)mc_pool_free(&t->a->slabs, cookie);
+		mc_arena_ring_all(t->a);
+	}
+}
+
+static int send_slab(struct transport *t, mc_handle h, uint64_t *bytes, uint64_t *digest)
+{
+	struct mc_slab_meta *m = mc_pool_meta(&t->a->slabs, h);
+	const void *data = mc_pool_data(&t->a->slabs, h);
+	struct mc_wire_slab s;
+	uint64_t sum;
+	int r;
+
+	if (!m || !data)
+		return -ESTALE;
+	s = (struct mc_wire_slab){.seq = m->seq, .of_kind = m->of_kind, .bytes = m->used};
+	r = link_send_slab(t->link, m->epoch, &s, data, h, &sum);
+	if (r < 0)
+		return r;
+	*bytes += m->used;
+	*digest ^= sum;
+	mc_metric_add(mc_worker_metrics(t->w), MC_M_BYTES_XFER, m->used);
+	return 0;
+}
+
+static int on_bandwidth(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	(void)s;
+	(void)usec;
+	(void)userdata;
+	return 0; /* work() runs before the next wait */
+}
+
+/* False while the first copy has used up its share of the link. */
+static bool may_spend(struct transport *t, uint64_t bytes)
+{
+	uint64_t rate = atomic_load(&t->a->config->max_bandwidth), now = mc_now_ns();
+
+	if (!rate)
+		return true;
+	if (now < t->p.tokens_at) {
+		(void)sd_event_source_set_time(t->p.bandwidth, t->p.tokens_at / MC_NS_PER_US + 1);
+		(void)sd_event_source_set_enabled(t->p.bandwidth, SD_EVENT_ONESHOT);
+		return false;
+	}
+	t->p.tokens_at = now + bytes * MC_NS_PER_S / rate;
+	return true;
+}
+
+static int send_sync(struct transport *t)
+{
+	struct primary *p = &t->p;
+	mc_handle *slot = &p->window[p->sync_next % p->window_size];
+	struct mc_slab_meta *m = *slot ? mc_pool_meta(&t->a->slabs, *slot) : NULL;
+	uint64_t bytes = 0, digest = 0;
+	mc_handle h = *slot;
+
+	if (!m || !link_has_room(t->link) || !may_spend(t, m->used))
+		return 0;
+	*slot = MC_HANDLE_NONE;
+	p->sync_next++;
+	return send_slab(t, h, &bytes, &digest) < 0 ? 0 : 1;
+}
+
+static bool sync_sent(const struct transport *t)
+{
+	return t->p.sync_next >= atomic_load(&t->a->control->sync_slabs);
+}
+
+static int send_start(struct transport *t, struct out_epoch *e, struct mc_journal_record *rec)
+{
+	struct mc_wire_start s = {
+	        .base = atomic_load(&rec->base),
+	        .raw_bytes = atomic_load(&rec->raw_bytes),
+	        .slabs = atomic_load(&rec->slabs),
+	        .strikes = (uint32_t)atomic_load(&t->a->slabs.shm->strikes_max),
+	        .interval_us = atomic_load(&t->a->config->interval_us),
+	};
+
+	if (!s.base)
+		s.sync_slabs = atomic_load(&t->a->control->sync_slabs);
+	if (s.slabs * t->a->slabs.unit > atomic_load(&t->a->control->peer_max_epoch))
+		return -EFBIG;
+	e->started = true;
+	e->began = mc_now_ns();
+	return link_send(t->link, MC_MSG_START, e->epoch, &s, sizeof(s));
+}
+
+/* An epoch that can never be had at the other end. */
+static int too_large(struct transport *t, struct out_epoch *e)
+{
+	mc_err("epoch %llu is larger than the backup can take; start the standby with a larger "
+	       "--max-memory",
+	       (unsigned long long)e->epoch);
+	mc_worker_event(t->w, "overload", e->epoch, "an epoch is larger than the backup can take");
+	(void)mc_journal_abort_from(&t->a->journal, e->epoch, -EFBIG);
+	collect_drop(t, e);
+	if (!armed(t))
+		stop_syncing(
+		        t, MC_REASON_OVERLOAD,
+		        "the first epoch is larger than the backup can take; start the standby "
+		        "with a larger --max-memory");
+	return 1;
+}
+
+static int send_epoch(struct transport *t, struct out_epoch *e)
+{
+	struct mc_journal_record *rec = mc_journal_get(&t->a->journal, e->epoch);
+	enum mc_epoch_state s = mc_journal_state(&t->a->journal, e->epoch);
+	uint32_t total;
+	int did = 0, r;
+
+	if (!rec || s == MC_EPOCH_ABORTED || s == MC_EPOCH_FREE) {
+		if (e->started)
+			(void)link_send(t->link, MC_MSG_ABORT, e->epoch, NULL, 0);
+		collect_drop(t, e);
+		return 1;
+	}
+	total = atomic_load(&rec->slabs);
+	if (e->done || s == MC_EPOCH_CAPTURING || !total || !link_has_room(t->link))
+		return 0;
+	if (!e->started) {
+		r = send_start(t, e, rec);
+		if (r == -EFBIG)
+			return too_large(t, e);
+		did = 1;
+	}
+	while (e->next < total && e->slab[e->next] && link_has_room(t->link)) {
+		if (send_slab(t, e->slab[e->next], &e->bytes, &e->digest) < 0)
+			return 0;
+		e->next++;
+		did = 1;
+	}
+	if (e->next == total && link_has_room(t->link)) {
+		struct mc_wire_commit c = {
+		        .wire_bytes = e->bytes, .digest = e->digest, .slabs = total};
+
+		e->done = true;
+		atomic_store(&rec->wire_bytes, e->bytes);
+		atomic_store(&rec->digest, e->digest);
+		if (link_send(t->link, MC_MSG_COMMIT, e->epoch, &c, sizeof(c)) == 0)
+			mc_metric_add(mc_worker_metrics(t->w), MC_M_EPOCHS_SENT, 1);
+		did = 1;
+	}
+	return did;
+}
+
+static int send_epochs(struct transport *t)
+{
+	struct out_epoch *e = NULL;
+	uint64_t after = 0;
+	int did = 0;
+
+	if (!sync_sent(t))
+		return 0;
+	while (t->link && (e = collect_oldest(t, after))) {
+		after = e->epoch;
+		did |= send_epoch(t, e);
+		if (e->epoch && !e->done)
+			break; /* in order: the next one only after this one's COMMIT */
+		if (e->epoch && mc_journal_state(&t->a->journal, after) == MC_EPOCH_STAGED &&
+		    mc_journal_move(&t->a->journal, after, MC_EPOCH_STAGED, MC_EPOCH_SENT) == 0)
+			did = 1;
+	}
+	return did;
+}
+
+/* --- the end --------------------------------------------------------------------------- */
+
+static bool died(uint64_t reason)
+{
+	return reason == MC_REASON_GUEST_DIED || reason == MC_REASON_HOST_SIGNAL;
+}
+
+static int send_end(struct transport *t)
+{
+	struct mc_control *c = t->a->control;
+	uint64_t why = atomic_load_explicit(&c->guest_end, memory_order_acquire);
+
+	if (!why)
+		why = atomic_load(&c->want_end);
+	if (!why) {
+		t->p.end_sent = false;
+		return 0;
+	}
+	if (t->p.end_sent || !atomic_load(&c->capture_ready))
+		return 0;
+	if (!died(why) && collect_oldest(t, 0))
+		return 0;
+	t->p.end_sent = true;
+	(void)transport_send_reason(t->link, MC_MSG_END, 0, (uint32_t)why,
+	                            mc_reason_name((enum mc_reason)why));
+	if (died(why)) {
+		atomic_store(&c->peer_taken, armed(t));
+		if (armed(t))
+			move_any(t, MC_STATE_STOPPED, (enum mc_reason)why);
+		else
+			move_any(t, MC_STATE_ENDED, (enum mc_reason)why);
+	}
+	return 1;
+}
+
+/* Without a link an end can only come while nothing was armed. */
+static int end_unlinked(struct transport *t)
+{
+	struct mc_control *c = t->a->control;
+	uint64_t why = atomic_load(&c->guest_end);
+
+	if (!why)
+		why = atomic_load(&c->want_end);
+	if (!why || !atomic_load(&c->capture_ready) || armed(t) ||
+	    transport_state(t) != MC_STATE_SYNCING)
+		return 0;
+	atomic_store(&c->end_acked, 1);
+	move_any(t, MC_STATE_ENDED, (enum mc_reason)why);
+	return 1;
+}
+
+int primary_work(struct transport *t)
+{
+	int r = collect_step(t);
+
+	if (r)
+		return r;
+	if (finished(t))
+		return 0;
+	if (!t->link) {
+		if (!t->p.attempt_began && atomic_load(&t->a->control->attached))
+			try_connect(t);
+		return end_unlinked(t);
+	}
+	if (!t->up)
+		return 0;
+	r = send_sync(t);
+	if (r == 0)
+		r = send_epochs(t);
+	if (r == 0 && t->link && t->up)
+		r = send_end(t);
+	return r;
+}
+
+int primary_start(struct transport *t)
+{
+	int r = collect_recover(t);
+
+	if (r >= 0)
+		r = sd_event_add_time_relative(t->w->event, &t->p.retry, CLOCK_MONOTONIC, 0, 100,
+		                               on_retry, t);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(t->p.retry, SD_EVENT_OFF);
+	if (r >= 0)
+		r = sd_event_add_time_relative(t->w->event, &t->p.bandwidth, CLOCK_MONOTONIC, 0,
+		                               100, on_bandwidth, t);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(t->p.bandwidth, SD_EVENT_OFF);
+	if (r < 0)
+		return mc_log_errno(r, "can't start");
+	/* A predecessor that was in the first copy: what it sent can't be known. */
+	if (atomic_load(&t->a->control->sync_slabs) && !armed(t) &&
+	    transport_state(t) == MC_STATE_SYNCING)
+		stop_syncing(t, MC_REASON_ERROR,
+		             "transport died during the first copy; protect the guest again");
+	else if (armed(t))
+		t->p.sync_next = atomic_load(&t->a->control->sync_slabs);
+	return 0;
+}
+
+const struct link_events primary_events = {
+        .message = on_message,
+        .slab_sent = on_slab_sent,
+        .closed = on_closed,
+};

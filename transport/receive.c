@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Backup: an epoch on its way in. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "transport.h"
+
+static uint64_t committed(const struct transport *t)
+{
+	return mc_commit_epoch(atomic_load_explicit(&t->a->control->commit, memory_order_acquire));
+}
+
+static void drop_landing(struct transport *t)
+{
+	if (t->b.landing)
+		(void)mc_pool_free(&t->a->slabs, t->b.landing);
+	t->b.landing = MC_HANDLE_NONE;
+}
+
+/* The link is gone, or the epoch void: nothing of a partial epoch stays. */
+void receive_reset(struct transport *t)
+{
+	drop_landing(t);
+	if (t->b.current && !t->b.ignore) {
+		(void)mc_journal_abort_from(&t->a->journal, t->b.current, -ECONNRESET);
+		mc_arena_ring(t->a, MC_ROLE_RESTORE);
+	}
+	t->b.current = 0;
+}
+
+void receive_abort(struct transport *t, uint64_t epoch)
+{
+	(void)mc_journal_abort_from(&t->a->journal, epoch, -ECANCELED);
+	if (t->b.current >= epoch) {
+		drop_landing(t);
+		t->b.current = 0;
+	}
+	mc_arena_ring(t->a, MC_ROLE_RESTORE);
+}
+
+static bool is_here(const struct transport *t, uint64_t epoch)
+{
+	enum mc_epoch_state s = mc_journal_state(&t->a->journal, epoch);
+
+	return epoch <= committed(t) || s == MC_EPOCH_CAPTURED || s == MC_EPOCH_STAGED;
+}
+
+int receive_start(struct transport *t, const struct mc_wire_header *h,
+                  const struct mc_wire_start *s)
+{
+	struct mc_control *c = t->a->control;
+	uint64_t half = t->a->slabs.max / 2;
+	struct mc_journal_record *rec;
+	int r;
+
+	if (t->b.current || !s->slabs || s->slabs > MC_EPOCH_SLABS_MAX || s->start_seq ||
+	    s->base >= h->epoch)
+		return -EPROTO;
+	if (s->slabs + 2 > half)
+		return -EFBIG;
+	if (!s->base && s->sync_slabs != atomic_load(&c->sync_received))
+		return -EPROTO;
+	t->b.current = h->epoch;
+	t->b.slabs = s->slabs;
+	t->b.next_seq = 0;
+	t->b.bytes = t->b.digest = 0;
+	t->b.ignore = is_here(t, h->epoch);
+	atomic_store(&c->peer_strikes, s->strikes);
+	if (t->b.ignore)
+		return 0;
+	r = mc_journal_rebegin(&t->a->journal, h->epoch);
+	if (r < 0) {
+		t->b.current = 0;
+		return r;
+	}
+	rec = mc_journal_get(&t->a->journal, h->epoch);
+	atomic_store(&rec->base, s->base);
+	atomic_store(&rec->raw_bytes, s->raw_bytes);
+	atomic_store_explicit(&rec->slabs, s->slabs, memory_order_release);
+	return 0;
+}
+
+static bool expected(const struct transport *t, uint64_t epoch, const struct mc_wire_slab *s)
+{
+	if (epoch)
+		return epoch == t->b.current && s->seq == t->b.next_seq && s->seq < t->b.slabs;
+	return transport_state(t) == MC_STATE_SYNCING && !t->b.current && !committed(t) &&
+	       s->seq == (uint32_t)atomic_load(&t->a->control->sync_received);
+}
+
+void *receive_want(struct transport *t, const struct mc_wire_header *h,
+                   const struct mc_wire_slab *s)
+{
+	const struct mc_pool *p = &t->a->slabs;
+	uint64_t used = atomic_load_explicit(&p->shm->in_use, memory_order_relaxed);
+
+	/* One that isn't expected is read to its end and refused there. */
+	(void)h;
+	(void)s;
+	/* Half of the pool is for what restore decodes. */
+	if (used >= p->max / 2 + t->b.slabs / 2)
+		return NULL;
+	if (mc_pool_alloc(&t->a->slabs, h->epoch, false, &t->b.landing) < 0) {
+		t->b.landing = MC_HANDLE_NONE;
+		return NULL;
+	}
+	return mc_pool_data(&t->a->slabs, t->b.landing);
+}
+
+int receive_slab(struct transport *t, const struct mc_wire_header *h, const struct mc_wire_slab *s)
+{
+	struct mc_slab_meta *m = mc_pool_meta(&t->a->slabs, t->b.landing);
+	mc_handle handle = t->b.landing;
+	int r;
+
+	if (!m)
+		return -ESTALE;
+	if (!expected(t, h->epoch, s)) {
+		drop_landing(t);
+		return -EPROTO;
+	}
+	if (h->epoch) {
+		t->b.next_seq++;
+		t->b.bytes += s->bytes;
+		t->b.digest ^= h->checksum;
+		if (t->b.ignore) {
+			drop_landing(t);
+			return 0;
+		}
+	}
+	*m = (struct mc_slab_meta){.epoch = h->epoch,
+	                           .seq = s->seq,
+	                           .kind = MC_KIND_ENCODED,
+	                           .of_kind = s->of_kind,
+	                           .used = s->bytes,
+	                           .hash = h->checksum,
+	                           .stamp = mc_now_ns()};
+	r = mc_ring_push(&t->b.out, handle);
+	if (r < 0)
+		return r;
+	t->b.landing = MC_HANDLE_NONE;
+	if (!h->epoch)
+		atomic_fetch_add(&t->a->control->sync_received, 1);
+	mc_metric_add(mc_worker_metrics(t->w), MC_M_BYTES_RECEIVED, s->bytes);
+	mc_arena_ring(t->a, MC_ROLE_RESTORE);
+	return 0;
+}
+
+int receive_commit(struct transport *t, const struct mc_wire_header *h,
+                   const struct mc_wire_commit *c)
+{
+	struct mc_journal_record *rec;
+	bool ignore = t->b.ignore;
+
+	if (h->epoch != t->b.current || c->reserved || c->slabs != t->b.slabs ||
+	    t->b.next_seq != t->b.slabs || c->wire_bytes != t->b.bytes || c->digest != t->b.digest)
+		return -EPROTO;
+	t->b.current = 0;
+	if (ignore) {
+		/* Committed already, perhaps: say so again. */
+		t->b.acked = 0;
+		return 0;
+	}
+	rec = mc_journal_get(&t->a->journal, h->epoch);
+	if (!rec)
+		return 0; /* restore refused it meanwhile */
+	atomic_store(&rec->wire_bytes, c->wire_bytes);
+	(void)mc_journal_move(&t->a->journal, h->epoch, MC_EPOCH_CAPTURING, MC_EPOCH_CAPTURED);
+	mc_arena_ring(t->a, MC_ROLE_RESTORE);
+	return 0;
+}
+
+static bool not_pushed(void *ctx, mc_handle h)
+{
+	struct transport *t = ctx;
+
+	return !mc_ring_contains(t->a->ring_restore, t->a->ring_slots, h);
+}
+
+/* What a predecessor was receiving is void; what it had handed over stands. */
+int receive_recover(struct transport *t)
+{
+	uint64_t last = atomic_load(&t->a->journal.shm->last_begun);
+	int r = mc_ring_attach_producer(&t->b.out, t->a->ring_restore, t->a->ring_slots);
+
+	if (r < 0)
+		return mc_log_errno(r, "ring to restore");
+	(void)mc_pool_reclaim(&t->a->slabs, not_pushed, t);
+	for (uint64_t n = last > 8 ? last - 8 : 1; n <= last; n++)
+		if (mc_journal_state(&t->a->journal, n) == MC_EPOCH_CAPTURING)
+			(void)mc_journal_abort_from(&t->a->journal, n, -EOWNERDEAD);
+	mc_arena_ring(t->a, MC_ROLE_RESTORE);
+	return 0;
+}
