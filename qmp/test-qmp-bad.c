@@ -28,11 +28,29 @@ static void test_eof_in_answer(void **state)
 	peer_end(&p);
 }
 
+static void say_bytes(int fd, char c, size_t n)
+{
+	char block[4097];
+
+	memset(block, c, 4096);
+	for (; n; n -= n < 4096 ? n : 4096) {
+		block[n < 4096 ? n : 4096] = '\0';
+		if (send(fd, block, strlen(block), MSG_NOSIGNAL) < 0)
+			return; /* the client has had enough */
+	}
+}
+
+/* More of them than are read in one piece. */
 static void script_last_words(int fd)
 {
 	welcome(fd);
 	hear(fd, "sync");
 	say(fd, "{\"return\": {}}\r\n");
+	for (int i = 0; i < 15; i++) {
+		say(fd, "{\"event\": \"NOISE\", \"data\": {\"reason\": \"");
+		say_bytes(fd, 'a', 6000);
+		say(fd, "\"}, " STAMP "}\r\n");
+	}
 	say(fd,
 	    "{\"event\": \"SHUTDOWN\", \"data\": {\"reason\": \"host-signal\"}, " STAMP "}\r\n");
 	close(fd);
@@ -51,21 +69,9 @@ static void test_send_after_end(void **state)
 	assert_int_equal(qmp_command(q, "sync", NULL, LONG, NULL), 0);
 	peer_end(&p);
 	assert_int_equal(qmp_send_raw(q, stop, sizeof(stop) - 1), -ECONNRESET);
-	assert_int_equal(e.n, 1);
+	assert_int_equal(e.n, 16);
 	assert_string_equal(e.detail, "host-signal");
 	qmp_free(q);
-}
-
-static void say_bytes(int fd, char c, size_t n)
-{
-	char block[4097];
-
-	memset(block, c, 4096);
-	for (; n; n -= n < 4096 ? n : 4096) {
-		block[n < 4096 ? n : 4096] = '\0';
-		if (send(fd, block, strlen(block), MSG_NOSIGNAL) < 0)
-			return; /* the client has had enough */
-	}
 }
 
 static void script_large(int fd)
