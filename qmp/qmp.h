@@ -19,7 +19,11 @@
 
 struct qmp;
 
-/* Called for every event as it is read, also while a command waits for its answer. */
+/*
+ * Called for every event as it is read, also while a command waits for its answer; must not
+ * call back into @q.  @data is borrowed, NULL if there is none.  Events that come before
+ * qmp_on_event() are dropped.
+ */
 typedef void (*qmp_event_fn)(void *ctx, const char *name, json_t *data);
 
 /*

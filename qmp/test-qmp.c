@@ -116,8 +116,8 @@ static void test_connect_not_qmp(void **state)
 static void script_events_between(int fd)
 {
 	welcome(fd);
-	say(fd, "{" STAMP ", \"event\": \"RESUME\"}\r\n");
 	hear(fd, "query-status");
+	say(fd, "{" STAMP ", \"event\": \"RESUME\"}\r\n");
 	say(fd, "{" STAMP ", \"event\": \"STOP\", \"data\": {\"reason\": \"a\"}}\r\n{\"ret");
 	say(fd, "urn\": {\"status\": \"paused\"}}\r\n{\"event\": \"LATE\", " STAMP "}\r\n");
 	hear(fd, "second");

@@ -2,8 +2,8 @@
 /*
  * The text that must be equal on both ends.
  *
- * Capitalised lines sort before the others: when a machine differs as a whole, that is the line
- * which is named, not one of the many devices that differ in consequence.
+ * Capitalised lines sort before the others, and blanks before dashes: when a machine or a CPU
+ * model differs, that is the line which is named, not one of the many that differ in consequence.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -151,9 +151,9 @@ static int describe_options(struct qmp *q, struct lines *l)
 
 		r = vm_qom_get(q, "/machine", names[i], &v);
 		if (r == 0 && json_is_string(v))
-			r = add_line(l, "Machine option %s=%s", names[i], json_string_value(v));
+			r = add_line(l, "Machine-option %s=%s", names[i], json_string_value(v));
 		else if (r == 0 && json_is_boolean(v))
-			r = add_line(l, "Machine option %s=%s", names[i],
+			r = add_line(l, "Machine-option %s=%s", names[i],
 			             json_is_true(v) ? "on" : "off");
 		else if (r == -ENOENT)
 			r = 0;
@@ -181,7 +181,7 @@ static int describe_features(struct qmp *q, const char *path, struct lines *l)
 			bits &= ~(1ULL << 9);
 		if (!reg || !bits)
 			continue;
-		r = add_line(l, "CPU features %" PRIx64 ".%d.%s %08" PRIx64, leaf,
+		r = add_line(l, "CPU-features %" PRIx64 ".%d.%s %08" PRIx64, leaf,
 		             (int)json_integer_value(json_object_get(w, "cpuid-input-ecx")), reg,
 		             bits);
 		if (r < 0)
@@ -295,13 +295,24 @@ static int put_options(struct qmp *q, const struct vm_device *d, FILE *f)
 	return r;
 }
 
-/* Parts that QEMU makes of a device by itself repeat its options: they are left out. */
+/* Parts that QEMU makes of a device by itself say nothing new: they are left out. */
 static bool is_part(const struct vm_devices *all, const struct vm_device *d)
 {
 	const char *slash = strrchr(d->path, '/');
 	mc_autofree char *parent = strndup(d->path, (size_t)(slash - d->path));
 
 	return parent && vm_device_of(all, parent);
+}
+
+/* By the device that has it: "rp0", "qemu-xhci(addr=02.0)". */
+static void put_bus(FILE *f, const struct vm_device *on)
+{
+	if (on->id[0])
+		fprintf(f, " on %s", on->id);
+	else if (on->address[0])
+		fprintf(f, " on %s(%s)", on->type, on->address + 1);
+	else
+		fprintf(f, " on %s", on->type);
 }
 
 static int describe_device(struct qmp *q, const struct vm_devices *all, const struct vm_device *d,
@@ -311,7 +322,7 @@ static int describe_device(struct qmp *q, const struct vm_devices *all, const st
 	mc_autofree char *text = NULL;
 	size_t len;
 	FILE *f = open_memstream(&text, &len);
-	int r = 0;
+	int r;
 
 	if (!f)
 		return -ENOMEM;
@@ -320,10 +331,9 @@ static int describe_device(struct qmp *q, const struct vm_devices *all, const st
 		fprintf(f, " id=%s", d->id);
 	/* not the path of the bus: it counts devices in the order in which they came */
 	if (on)
-		fprintf(f, " on %s%s", on->id[0] ? on->id : on->type, on->id[0] ? "" : on->address);
+		put_bus(f, on);
 	fprintf(f, "%s", d->address);
-	if (!is_part(all, d))
-		r = put_options(q, d, f);
+	r = put_options(q, d, f);
 	if (fclose(f) != 0)
 		return -ENOMEM;
 	return r < 0 ? r : add_line(l, "%s", text);
@@ -335,7 +345,8 @@ static int describe_devices(struct qmp *q, struct lines *l)
 	int r = vm_devices_load(q, &all);
 
 	for (size_t i = 0; r == 0 && i < all.n; i++)
-		r = describe_device(q, &all, &all.d[i], l);
+		if (!is_part(&all, &all.d[i]))
+			r = describe_device(q, &all, &all.d[i], l);
 	vm_devices_done(&all);
 	return r;
 }

@@ -40,20 +40,29 @@ void vm_info_done(struct vm_info *i);
  * Checks that the guest can be protected: only allowed device types and back ends, RAM
  * shared, no guest-writable RAM block outside, no writable disk, NICs on back ends that the
  * gate holds.  @accept: comma separated types that the operator vouches for.
- * @gated: comma separated netdev ids that a gate is asked for; NULL: gate none was asked for.
+ * RAM that isn't shared and a migration under way can't be accepted.
+ * @gated: comma separated netdev ids (relay) or interfaces of taps (plug) that a gate is asked
+ * for; NULL: gate none was asked for.
  * 0, or -EPERM with the first refusal in @why; @all (may be NULL) receives every refusal, a
  * line each (malloc'ed).
  */
 int vm_check(struct qmp *q, const struct vm_info *i, const char *accept, const char *gated,
              char *why, size_t why_len, char **all);
 
-/* The first line in which two descriptions differ, as a sentence; 0 if none. */
+/* 1 with the first line in which two descriptions differ, as a sentence; 0: none does. */
 int vm_description_diff(const char *ours, const char *theirs, char *why, size_t why_len);
 
-/* Opens the file behind a mapping of the QEMU process, read-write. fd or negative errno. */
+/*
+ * Opens the file behind a block's mapping, read-write.  Device, inode and size were compared.
+ * fd; -EPERM (not shared), -ENOENT, -EACCES, -EINVAL (no such block).
+ */
 int vm_open_block(const struct vm_info *i, unsigned block);
 
-/* The standby's exact command line, NUL separated from /proc/PID/cmdline, quoted for a shell. */
+/*
+ * The standby's command line: that of the guest (/proc/PID/cmdline), quoted for a shell, without
+ * -S, -loadvm and -incoming, with what a standby needs.  What was plugged in later comes
+ * first, as lines of comment.  *ret is malloc'ed.
+ */
 int vm_standby_args(struct qmp *q, const struct vm_info *i, char **ret);
 
 #endif
