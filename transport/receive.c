@@ -65,6 +65,7 @@ int receive_start(struct transport *t, const struct mc_wire_header *h,
 		return -EPROTO;
 	t->b.current = h->epoch;
 	t->b.slabs = s->slabs;
+	t->b.base = s->base;
 	t->b.next_seq = 0;
 	t->b.bytes = t->b.digest = 0;
 	t->b.ignore = is_here(t, h->epoch);
@@ -98,10 +99,12 @@ void *receive_want(struct transport *t, const struct mc_wire_header *h,
 	uint64_t used = atomic_load_explicit(&p->shm->in_use, memory_order_relaxed);
 
 	/* One that isn't expected is read to its end and refused there. */
-	(void)h;
 	(void)s;
-	/* Half of the pool is for what restore decodes. */
-	if (used >= p->max / 2 + t->b.slabs / 2)
+	/*
+	 * The epoch that restore decodes next may take what it needs (START made sure that it
+	 * fits twice); anything ahead of it must leave restore its half of the pool.
+	 */
+	if (!(h->epoch && t->b.base == committed(t)) && used >= p->max / 2)
 		return NULL;
 	if (mc_pool_alloc(&t->a->slabs, h->epoch, false, &t->b.landing) < 0) {
 		t->b.landing = MC_HANDLE_NONE;

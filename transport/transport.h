@@ -37,6 +37,7 @@ struct backup {
 	struct mc_ring_end out;
 	struct link *pending; /* HELLO not seen yet */
 	uint64_t current;     /* epoch between START and COMMIT; 0: none */
+	uint64_t base;        /* of the current one */
 	bool ignore;          /* it is here already: read and dropped */
 	uint32_t slabs, next_seq;
 	uint64_t bytes, digest;

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Frames that are held back: a bounded first-in first-out queue with epoch marks.  Memory
+ * comes in chunks and goes back as they empty.
+ */
+#ifndef MC_NETGATE_QUEUE_H
+#define MC_NETGATE_QUEUE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define QUEUE_CHUNK (256 * 1024)
+#define FRAME_MAX   65536
+#define EPOCH_OPEN  UINT64_MAX /* no barrier was set behind the frame yet */
+
+struct queue_chunk;
+
+struct queue {
+	struct queue_chunk *first, *last;
+	uint64_t frames, bytes; /* held */
+	uint64_t limit;         /* bytes */
+	uint64_t mark;          /* newest epoch that a barrier was set for */
+};
+
+/* A frame at the head of the queue; valid until queue_pop(). */
+struct frame {
+	const uint8_t *data;
+	size_t len;
+	uint64_t epoch; /* that it belongs to; EPOCH_OPEN */
+};
+
+void queue_init(struct queue *q, uint64_t limit);
+void queue_done(struct queue *q); /* frees everything */
+
+/* Appends a copy. 0, -ENOBUFS (limit), -ENOMEM, -EMSGSIZE. */
+int queue_push(struct queue *q, const void *data, size_t len);
+
+/* All frames without an epoch get @epoch; later ones are open again. */
+void queue_mark(struct queue *q, uint64_t epoch);
+
+/* Looks at frame @ahead places behind the head (walks from the head). false: none. */
+bool queue_peek(const struct queue *q, struct frame *ret);
+void queue_pop(struct queue *q);
+
+#endif
