@@ -2,6 +2,7 @@
 #include "netgate.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "../ipc/fault.h"
