@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The options of a protection: one table for a{sv} keys and mcctl options.  Every value goes
+ * through text, so that each has one parser and one error message.
+ */
+#ifndef MC_SUPERVISOR_OPTIONS_H
+#define MC_SUPERVISOR_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../ipc/arena.h"
+
+/* What a caller asked for, checked. */
+struct request {
+	struct mc_config cfg;
+	struct mc_arena_params params; /* ram_pages and side filled in later */
+	bool dry_run, args_only;
+	bool gate_given;
+	struct sd_bus_message *message; /* the call to answer, owned */
+};
+
+void request_init(struct request *rq);
+
+/*
+ * Sets one option by name. 0; -EINVAL with a sentence in @why that names key, value and what
+ * is allowed; -ENOENT: no such key.  @running: only those that may change while running.
+ */
+int option_set(struct request *rq, const char *key, const char *value, bool running, char *why,
+               size_t why_len);
+
+/* Checks that what must be given is. */
+int request_check(const struct request *rq, bool primary, char *why, size_t why_len);
+
+/* Copies the values that may change while running into a live configuration. */
+void request_apply_running(const struct request *rq, struct mc_config *to);
+
+/* Comma separated netdev ids of the NICs; "" when there are none. */
+void request_gated(const struct request *rq, char *buf, size_t len);
+
+/* Names of all options, NULL at the end; *flag tells whether it takes no value. */
+const char *option_name(unsigned i, bool *flag);
+
+#endif

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * mc-supervisor: the D-Bus service that starts, watches and restarts the processes of every
+ * guest.  One manager, a list of guests, per guest one child per role.
+ */
+#ifndef MC_SUPERVISOR_SUPERVISOR_H
+#define MC_SUPERVISOR_SUPERVISOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <systemd/sd-bus.h>
+#include <systemd/sd-event.h>
+
+#include "../ipc/arena.h"
+#include "options.h"
+#include "term.h"
+
+#define MC_BUS_NAME    "org.microcheckpoint1"
+#define MC_BUS_ROOT    "/org/microcheckpoint1"
+#define MC_IFACE_MGR   "org.microcheckpoint1.Manager"
+#define MC_IFACE_GUEST "org.microcheckpoint1.Guest"
+#define MC_IFACE_STAGE "org.microcheckpoint1.Stage"
+#define MC_ERROR(x)    "org.microcheckpoint1.Error." x
+
+#define GUESTS_MAX   256
+#define DEATHS_KEPT  6
+#define DEATH_WINDOW (10 * 1000000000ULL)
+
+struct manager;
+struct guest;
+
+/* One process of a guest. */
+struct child {
+	struct guest *g;
+	enum mc_role role;
+	pid_t pid; /* 0: none */
+	int pidfd;
+	bool ours;   /* forked by this supervisor: to be reaped */
+	bool wanted; /* restart it when it dies */
+	bool given_up;
+	uint64_t restarts;
+	uint64_t death[DEATHS_KEPT]; /* ns, newest last */
+	sd_event_source *source;
+	sd_bus *bus; /* its control connection; NULL until it registers */
+	bool announced;
+};
+
+struct guest {
+	struct manager *m;
+	struct guest *next;
+	char name[MC_NAME_MAX];
+	char shm_name[128];
+	enum mc_side side;
+	struct mc_arena arena;
+	struct child child[MC_ROLE_MAX];
+	sd_event_source *bell, *throttle;
+	uint64_t seen_state, seen_committed, seen_sync;
+	bool settled; /* reaction to a final state was taken */
+	bool dying;
+	sd_bus_message *checkpoint; /* a caller waits for the next commit */
+	uint64_t checkpoint_after;
+	sd_bus_message *unprotect;
+	sd_event_source *unprotect_limit, *checkpoint_limit;
+};
+
+struct connection; /* accepted, HELLO not read yet (listen.c) */
+
+struct manager {
+	sd_event *event;
+	sd_bus *bus;
+	const char *runtime_dir, *state_dir, *listen, *libexec, *bus_address;
+	bool debug;
+	int lock_fd;
+	int control_fd, listen_fd;
+	sd_event_source *control_source, *listen_source;
+	struct guest *guests;
+	unsigned nguests;
+	struct connection *connections;
+	unsigned nconnections;
+	uint32_t hash; /* of the runtime directory: part of arena names */
+};
+
+/* manager.c */
+int manager_run(struct manager *m);
+struct guest *manager_find(struct manager *m, const char *name);
+
+/* bus-manager.c, bus-guest.c, bus-stage.c */
+int bus_start(struct manager *m);
+int bus_guest_register(struct manager *m);
+int bus_stage_register(struct manager *m);
+int bus_error(sd_bus_error *e, int error, const char *fmt, ...)
+        __attribute__((format(printf, 3, 4)));
+void bus_guest_path(const struct guest *g, char *buf, size_t len);
+void bus_guest_changed(struct guest *g, const char *old, const char *now, const char *reason);
+void bus_guest_added(struct guest *g, bool added);
+void bus_guest_committed(struct guest *g, uint64_t epoch);
+void bus_guest_failed_over(struct guest *g);
+void bus_guest_progress(struct guest *g, uint64_t done, uint64_t total);
+
+/* guest.c: life of an entry. Errors come with a sentence in @why (512 bytes). */
+int guest_start(struct manager *m, const struct request *rq, enum mc_side side, uint64_t ram_bytes,
+                char *why, size_t why_len);
+struct guest *guest_adopt(struct manager *m, const char *name, int arena_fd, const int *bells);
+void guest_remove(struct guest *g);
+bool guest_replaceable(const struct guest *g);
+enum mc_state guest_state(const struct guest *g);
+
+/* watch.c: what the guest's words say. */
+int watch_start(struct guest *g);
+void watch_stop(struct guest *g);
+void watch_look(struct guest *g);
+void watch_finish_checkpoint(struct guest *g, int error, const char *text);
+void watch_finish_unprotect(struct guest *g, int error, const char *text);
+
+/* spawn.c */
+int child_spawn(struct child *c);
+int child_adopt(struct child *c, pid_t pid, sd_bus *bus);
+void child_quit(struct child *c);      /* asks; it isn't restarted */
+void child_kill_wait(struct child *c); /* TERM, KILL, at most 2 s */
+
+/* control.c: where workers register. */
+int control_start(struct manager *m);
+
+/* listen.c: where primaries connect. */
+int listen_start(struct manager *m);
+void listen_stop(struct manager *m);
+
+/* inspect.c: examines a QEMU in a child process. */
+typedef void (*inspect_done_fn)(struct manager *m, struct request *rq, int status,
+                                const char *json);
+int inspect_run(struct manager *m, struct request *rq, bool primary, inspect_done_fn done);
+
+/* events.c: the history of a guest, JSON lines, bounded. */
+void event_write(struct guest *g, const char *id, uint64_t epoch, const char *fmt, ...)
+        __attribute__((format(printf, 4, 5)));
+/* Up to the last 64 KiB of it, malloc'ed; NULL when there is none. */
+char *event_read(struct manager *m, const char *name);
+
+#endif
