@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Where workers register: one D-Bus connection each, peer to peer (ipc/worker.h). */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "../ipc/worker-bus.h"
+#include "supervisor.h"
+
+static struct child *child_of_bus(struct manager *m, sd_bus *bus)
+{
+	for (struct guest *g = m->guests; g; g = g->next)
+		for (int i = 0; i < MC_ROLE_MAX; i++)
+			if (g->child[i].bus == bus)
+				return &g->child[i];
+	return NULL;
+}
+
+static int on_gone(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	sd_bus *bus = sd_bus_message_get_bus(msg);
+	struct child *c = child_of_bus(userdata, bus);
+
+	(void)e;
+	if (c)
+		c->bus = NULL;
+	sd_bus_detach_event(bus);
+	sd_bus_unref(bus);
+	return 0;
+}
+
+static int on_event(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct child *c = child_of_bus(userdata, sd_bus_message_get_bus(msg));
+	const char *id, *text;
+	uint64_t epoch;
+
+	(void)e;
+	if (c && sd_bus_message_read(msg, "sst", &id, &text, &epoch) >= 0)
+		event_write(c->g, id, epoch, "%s", text);
+	return 0;
+}
+
+/* The caller's word against the kernel's. */
+static int check_identity(sd_bus *bus, pid_t pid, uint64_t start_time)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	if (getsockopt(sd_bus_get_fd(bus), SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
+		return -errno;
+	if (cred.pid != pid || (cred.uid != 0 && cred.uid != geteuid()) ||
+	    mc_pid_start_time(pid) != start_time)
+		return -EPERM;
+	return 0;
+}
+
+/* A guest that a predecessor of ours started: known by what its worker brings. */
+static struct guest *adopt(struct manager *m, const char *name, int arena, const int *bells)
+{
+	int fds[MC_ROLE_MAX + 1];
+	struct guest *g;
+
+	if (mc_guest_name_check(name) < 0 || m->nguests >= GUESTS_MAX)
+		return NULL;
+	for (int i = 0; i <= MC_ROLE_MAX; i++)
+		fds[i] = fcntl(i ? bells[i - 1] : arena, F_DUPFD_CLOEXEC, 3);
+	g = fds[MC_ROLE_MAX] < 0 ? NULL : guest_adopt(m, name, fds[0], fds + 1);
+	if (!g)
+		for (int i = 0; i <= MC_ROLE_MAX; i++)
+			mc_closep(&fds[i]);
+	return g;
+}
+
+static int read_bells(sd_bus_message *msg, int *bells)
+{
+	int n = 0, r = sd_bus_message_enter_container(msg, 'a', "h");
+
+	while (r >= 0 && n < MC_ROLE_MAX) {
+		r = sd_bus_message_read(msg, "h", &bells[n]);
+		if (r <= 0)
+			break;
+		n++;
+	}
+	return n == MC_ROLE_MAX ? sd_bus_message_exit_container(msg) : -EINVAL;
+}
+
+static int on_register(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct manager *m = userdata;
+	sd_bus *bus = sd_bus_message_get_bus(msg);
+	const char *name, *role_name, *build;
+	int arena, bells[MC_ROLE_MAX], r;
+	uint32_t index, pid;
+	uint64_t start;
+	enum mc_role role;
+	struct guest *g;
+
+	r = sd_bus_message_read(msg, "ssuutsh", &name, &role_name, &index, &pid, &start, &build,
+	                        &arena);
+	if (r >= 0)
+		r = read_bells(msg, bells);
+	if (r < 0)
+		return bus_error(e, -EINVAL, "bad registration");
+	if (mc_role_parse(role_name, index, &role) < 0 || role == MC_ROLE_SUPERVISOR ||
+	    check_identity(bus, (pid_t)pid, start) < 0)
+		return bus_error(e, -EPERM, "not a worker of ours");
+	g = manager_find(m, name);
+	if (!g)
+		g = adopt(m, name, arena, bells);
+	if (!g || child_adopt(&g->child[role], (pid_t)pid, bus) < 0)
+		return bus_error(e, -EBUSY, "no such place is free");
+	r = sd_bus_reply_method_return(msg, NULL);
+	watch_look(g);
+	return r;
+}
+
+static const sd_bus_vtable control_vtable[] = {
+        SD_BUS_VTABLE_START(0),
+        SD_BUS_METHOD("Register", "ssuutshah", NULL, on_register, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_VTABLE_END,
+};
+
+static int serve(struct manager *m, int fd)
+{
+	sd_bus *bus = NULL;
+	sd_id128_t id;
+	int r = sd_bus_new(&bus);
+
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	r = sd_bus_set_fd(bus, fd, fd);
+	if (r < 0)
+		close(fd);
+	if (r >= 0)
+		r = sd_id128_randomize(&id);
+	if (r >= 0)
+		r = sd_bus_set_server(bus, 1, id);
+	if (r >= 0)
+		r = sd_bus_set_anonymous(bus, 1);
+	if (r >= 0)
+		r = sd_bus_set_trusted(bus, 1);
+	if (r >= 0)
+		r = sd_bus_negotiate_fds(bus, 1);
+	if (r >= 0)
+		r = sd_bus_add_object_vtable(bus, NULL, MC_CONTROL_PATH, MC_CONTROL_IFACE,
+		                             control_vtable, m);
+	if (r >= 0)
+		r = sd_bus_add_match(bus, NULL,
+		                     "type='signal',interface='org.freedesktop.DBus.Local',member='"
+		                     "Disconnected'",
+		                     on_gone, m);
+	if (r >= 0)
+		r = sd_bus_add_match(bus, NULL,
+		                     "type='signal',interface='" MC_WORKER_IFACE "',member='Event'",
+		                     on_event, m);
+	if (r >= 0)
+		r = sd_bus_start(bus);
+	if (r >= 0)
+		r = sd_bus_attach_event(bus, m->event, SD_EVENT_PRIORITY_NORMAL);
+	if (r < 0)
+		sd_bus_unref(bus);
+	return r; /* the reference belongs to the connection: on_gone() drops it */
+}
+
+static int on_accept(sd_event_source *s, int fd, uint32_t revents, void *userdata)
+{
+	struct manager *m = userdata;
+	int c = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), r;
+
+	(void)s;
+	(void)revents;
+	if (c < 0)
+		return 0;
+	r = serve(m, c);
+	if (r < 0)
+		mc_log_errno(r, "a worker's connection");
+	return 0;
+}
+
+int control_start(struct manager *m)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	int r;
+
+	if (snprintf(a.sun_path, sizeof(a.sun_path), "%s/control", m->runtime_dir) >=
+	    (int)sizeof(a.sun_path))
+		return mc_log_errno(-ENAMETOOLONG, "--runtime-dir %s", m->runtime_dir);
+	m->control_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (m->control_fd < 0)
+		return mc_log_errno(-errno, "socket");
+	(void)unlink(a.sun_path); /* we hold the directory's lock */
+	if (bind(m->control_fd, (struct sockaddr *)&a, sizeof(a)) < 0 ||
+	    chmod(a.sun_path, 0600) < 0 || listen(m->control_fd, 64) < 0)
+		return mc_log_errno(-errno, "can't listen on %s", a.sun_path);
+	r = sd_event_add_io(m->event, &m->control_source, m->control_fd, EPOLLIN, on_accept, m);
+	return r < 0 ? mc_log_errno(r, "event source") : 0;
+}

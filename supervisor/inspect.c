@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Runs `mc-capture --inspect` or `mc-restore --inspect` and hands over what it prints. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "supervisor.h"
+
+#define LIMIT_US   10000000
+#define OUTPUT_MAX (256 * 1024)
+
+struct job {
+	struct manager *m;
+	struct request *rq;
+	inspect_done_fn done;
+	pid_t pid;
+	int fd;
+	sd_event_source *io, *limit;
+	char *out;
+	size_t len;
+};
+
+static void finish(struct job *j)
+{
+	int status = 0;
+
+	/* Its output has ended, or its time: it can't take longer than a kill. */
+	(void)kill(j->pid, SIGKILL);
+	while (waitpid(j->pid, &status, 0) < 0 && errno == EINTR)
+		;
+	sd_event_source_disable_unref(j->io);
+	sd_event_source_disable_unref(j->limit);
+	mc_closep(&j->fd);
+	j->out[j->len] = '\0';
+	j->done(j->m, j->rq, WIFEXITED(status) ? WEXITSTATUS(status) : -1, j->out);
+	free(j->out);
+	free(j);
+}
+
+static int on_output(sd_event_source *s, int fd, uint32_t revents, void *userdata)
+{
+	struct job *j = userdata;
+	ssize_t n = read(fd, j->out + j->len, OUTPUT_MAX - j->len);
+
+	(void)s;
+	(void)revents;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (n > 0)
+		j->len += (size_t)n;
+	if (n <= 0 || j->len == OUTPUT_MAX) {
+		/* EOF comes with the exit: let it end by itself to see its status. */
+		siginfo_t si;
+
+		(void)waitid(P_PID, (id_t)j->pid, &si, WEXITED | WNOWAIT);
+		finish(j);
+	}
+	return 0;
+}
+
+static int on_limit(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct job *j = userdata;
+
+	(void)s;
+	(void)usec;
+	j->len = 0;
+	finish(j);
+	return 0;
+}
+
+static void run(const struct manager *m, const struct request *rq, bool primary, int out)
+{
+	char path[512], gated[MC_NICS_MAX * MC_NAME_MAX];
+	const char *argv[12] = {path, "--inspect", "--qmp", rq->cfg.qmp};
+	int n = 4;
+	sigset_t none;
+
+	snprintf(path, sizeof(path), "%s/%s", m->libexec, primary ? "mc-capture" : "mc-restore");
+	if (primary && rq->cfg.accept[0]) {
+		argv[n++] = "--accept";
+		argv[n++] = rq->cfg.accept;
+	}
+	if (primary && rq->cfg.nnics) {
+		request_gated(rq, gated, sizeof(gated));
+		argv[n++] = "--gated";
+		argv[n++] = gated;
+	} else if (primary && (rq->gate_given || rq->args_only)) {
+		argv[n++] = "--no-gate";
+	}
+	sigemptyset(&none);
+	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	if (dup2(out, 1) < 0)
+		_exit(126);
+	execv(path, (char **)argv);
+	_exit(127);
+}
+
+int inspect_run(struct manager *m, struct request *rq, bool primary, inspect_done_fn done)
+{
+	struct job *j = calloc(1, sizeof(*j));
+	int pipe_fd[2], r;
+
+	if (!j)
+		return -ENOMEM;
+	j->out = malloc(OUTPUT_MAX + 1);
+	if (!j->out || pipe2(pipe_fd, O_CLOEXEC) < 0) {
+		free(j->out);
+		free(j);
+		return -ENOMEM;
+	}
+	*j = (struct job){.m = m, .rq = rq, .done = done, .fd = pipe_fd[0], .out = j->out};
+	(void)fcntl(j->fd, F_SETFL, O_NONBLOCK);
+	j->pid = fork();
+	if (j->pid == 0)
+		run(m, rq, primary, pipe_fd[1]);
+	close(pipe_fd[1]);
+	r = j->pid < 0 ? -errno : 0;
+	if (r == 0)
+		r = sd_event_add_io(m->event, &j->io, j->fd, EPOLLIN, on_output, j);
+	if (r >= 0)
+		r = sd_event_add_time_relative(m->event, &j->limit, CLOCK_MONOTONIC, LIMIT_US, 0,
+		                               on_limit, j);
+	if (r < 0) {
+		mc_log_errno(r, "can't run the inspection");
+		close(j->fd);
+		free(j->out);
+		free(j);
+	}
+	return r < 0 ? r : 0;
+}
