@@ -80,7 +80,7 @@ static int on_passed(sd_bus_message *m, void *userdata, sd_bus_error *e)
 static void hand_over(struct connection *c, const struct mc_wire_header *h, const char *name)
 {
 	struct guest *g = manager_find(c->m, name);
-	char text[128];
+	char text[256];
 	int r;
 
 	if (!g || g->side != MC_SIDE_BACKUP) {

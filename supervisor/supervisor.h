@@ -90,6 +90,8 @@ struct guest *manager_find(struct manager *m, const char *name);
 int bus_start(struct manager *m);
 int bus_guest_register(struct manager *m);
 int bus_stage_register(struct manager *m);
+/* Reads an a{sv} into a request. Sets the error. */
+int bus_read_options(sd_bus_message *m, struct request *rq, bool running, sd_bus_error *e);
 int bus_error(sd_bus_error *e, int error, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
 void bus_guest_path(const struct guest *g, char *buf, size_t len);
@@ -111,6 +113,8 @@ enum mc_state guest_state(const struct guest *g);
 int watch_start(struct guest *g);
 void watch_stop(struct guest *g);
 void watch_look(struct guest *g);
+/* Ends stage workers beyond the wanted number once their rings are empty. */
+void watch_retire(struct guest *g);
 void watch_finish_checkpoint(struct guest *g, int error, const char *text);
 void watch_finish_unprotect(struct guest *g, int error, const char *text);
 

@@ -148,6 +148,18 @@ static void look_at_progress(struct guest *g)
 	bus_guest_progress(g, done, atomic_load(&c->sync_total));
 }
 
+void watch_retire(struct guest *g)
+{
+	uint32_t n = atomic_load(&g->arena.config->stage_workers);
+
+	for (uint32_t i = n; g->side == MC_SIDE_PRIMARY && i < MC_STAGES_MAX; i++) {
+		struct child *c = &g->child[mc_role_stage(i)];
+
+		if (c->pid && c->wanted && !mc_ring_depth(g->arena.ring_stage[i]))
+			child_quit(c);
+	}
+}
+
 void watch_look(struct guest *g)
 {
 	uint64_t now = atomic_load_explicit(&g->arena.control->state, memory_order_acquire);
@@ -160,6 +172,7 @@ void watch_look(struct guest *g)
 	}
 	look_at_commits(g);
 	look_at_progress(g);
+	watch_retire(g);
 }
 
 /* Announces sleep, then looks once more (bell.h). */

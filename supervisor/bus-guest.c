@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Objects /org/microcheckpoint1/guest/NAME, interface Guest. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "supervisor.h"
+
+#define PREFIX        MC_BUS_ROOT "/guest"
+#define CHECKPOINT_US 10000000
+
+void bus_guest_path(const struct guest *g, char *buf, size_t len)
+{
+	char *path = NULL;
+
+	buf[0] = '\0';
+	if (sd_bus_path_encode(PREFIX, g->name, &path) >= 0)
+		snprintf(buf, len, "%s", path);
+	free(path);
+}
+
+static int find_guest(sd_bus *bus, const char *path, const char *iface, void *userdata, void **ret,
+                      sd_bus_error *e)
+{
+	struct manager *m = userdata;
+	char *name = NULL;
+	int r = sd_bus_path_decode(path, PREFIX, &name);
+
+	(void)bus, (void)iface, (void)e;
+	if (r <= 0)
+		return 0;
+	*ret = manager_find(m, name);
+	free(name);
+	return *ret != NULL;
+}
+
+static int list_guests(sd_bus *bus, const char *prefix, void *userdata, char ***ret,
+                       sd_bus_error *e)
+{
+	struct manager *m = userdata;
+	char **list = calloc(m->nguests + 1, sizeof(*list));
+	unsigned n = 0;
+
+	(void)bus, (void)prefix, (void)e;
+	if (!list)
+		return -ENOMEM;
+	for (struct guest *g = m->guests; g; g = g->next) {
+		char path[256];
+
+		bus_guest_path(g, path, sizeof(path));
+		list[n++] = strdup(path);
+	}
+	*ret = list;
+	return 0;
+}
+
+static void ring(struct guest *g)
+{
+	mc_arena_ring_all(&g->arena);
+}
+
+static int only_primary(struct guest *g, sd_bus_error *e)
+{
+	enum mc_state s = guest_state(g);
+
+	if (g->side == MC_SIDE_PRIMARY && (s == MC_STATE_PROTECTED || s == MC_STATE_SYNCING))
+		return 0;
+	return bus_error(e, -EPERM, "guest %s is %s (%s): that is for a protected primary", g->name,
+	                 mc_state_name(s), g->side == MC_SIDE_PRIMARY ? "primary" : "backup");
+}
+
+static int on_checkpoint_limit(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	(void)s;
+	(void)usec;
+	watch_finish_checkpoint(userdata, -ETIMEDOUT, "no epoch was committed within 10 s");
+	return 0;
+}
+
+static int method_checkpoint(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct guest *g = userdata;
+
+	if (guest_state(g) != MC_STATE_PROTECTED || g->side != MC_SIDE_PRIMARY)
+		return bus_error(e, -EPERM, "guest %s is %s: only a protected primary takes epochs",
+		                 g->name, mc_state_name(guest_state(g)));
+	if (g->checkpoint)
+		return bus_error(e, -EBUSY, "guest %s: a checkpoint is being waited for already",
+		                 g->name);
+	g->checkpoint = sd_bus_message_ref(msg);
+	g->checkpoint_after = atomic_load(&g->arena.journal.shm->last_begun) + 1;
+	(void)sd_event_add_time_relative(g->m->event, &g->checkpoint_limit, CLOCK_MONOTONIC,
+	                                 CHECKPOINT_US, 0, on_checkpoint_limit, g);
+	atomic_fetch_add(&g->arena.control->want_checkpoint, 1);
+	ring(g);
+	return 1;
+}
+
+static int method_failover(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct guest *g = userdata;
+	int planned, r = sd_bus_message_read(msg, "b", &planned);
+
+	if (r < 0)
+		return r;
+	if (planned)
+		return bus_error(
+		        e, -EPERM,
+		        "guest %s: planned switchover isn't supported by this build; fail over "
+		        "on the backup: mcctl failover %s",
+		        g->name, g->name);
+	if (g->side != MC_SIDE_BACKUP || guest_state(g) != MC_STATE_PROTECTED)
+		return bus_error(
+		        e, -EPERM,
+		        "guest %s is %s (%s): failover is for a backup that holds a committed "
+		        "epoch",
+		        g->name, mc_state_name(guest_state(g)),
+		        g->side == MC_SIDE_PRIMARY ? "primary" : "backup");
+	atomic_store_explicit(&g->arena.control->want_takeover, MC_REASON_FAILOVER,
+	                      memory_order_release);
+	ring(g);
+	return sd_bus_reply_method_return(msg, NULL);
+}
+
+static int set_hold(sd_bus_message *msg, struct guest *g, uint64_t on, sd_bus_error *e)
+{
+	int r = only_primary(g, e);
+
+	if (r < 0)
+		return r;
+	atomic_store_explicit(&g->arena.control->want_hold, on, memory_order_release);
+	event_write(g, on ? "hold" : "resume", 0,
+	            on ? "epochs are held by an operator; output waits" : "epochs go on");
+	ring(g);
+	return sd_bus_reply_method_return(msg, NULL);
+}
+
+static int method_hold(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	return set_hold(msg, userdata, 1, e);
+}
+
+static int method_resume(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	return set_hold(msg, userdata, 0, e);
+}
+
+static int method_resolve(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct guest *g = userdata;
+	const char *how;
+	bool promote;
+	int r = sd_bus_message_read(msg, "s", &how);
+
+	if (r < 0)
+		return r;
+	promote = strcmp(how, "promote") == 0;
+	if (!promote && strcmp(how, "demote") != 0)
+		return bus_error(e, -EINVAL,
+		                 "resolve: '%.32s' isn't allowed; it must be promote (this "
+		                 "guest goes on) or demote (it stays stopped)",
+		                 how);
+	if (g->side != MC_SIDE_PRIMARY)
+		return bus_error(e, -EPERM, "guest %s: resolve is for the primary that is HELD",
+		                 g->name);
+	atomic_store(&g->arena.control->peer_taken, !promote);
+	r = mc_state_move(g->arena.control, MC_SIDE_PRIMARY, MC_ROLE_SUPERVISOR, MC_STATE_HELD,
+	                  promote ? MC_STATE_DEGRADED : MC_STATE_STOPPED, MC_REASON_RESOLVED);
+	if (r < 0) {
+		atomic_store(&g->arena.control->peer_taken, 0);
+		return bus_error(e, -EPERM, "guest %s is %s, not HELD: there is nothing to resolve",
+		                 g->name, mc_state_name(guest_state(g)));
+	}
+	atomic_store(&g->arena.control->resolved, promote ? 1 : 2);
+	ring(g);
+	watch_look(g);
+	return sd_bus_reply_method_return(msg, NULL);
+}
+
+static int method_set(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct guest *g = userdata;
+	struct request *rq = malloc(sizeof(*rq));
+	int r;
+
+	if (!rq)
+		return -ENOMEM;
+	request_init(rq);
+	rq->cfg = *g->arena.config;
+	r = bus_read_options(msg, rq, true, e);
+	if (r >= 0) {
+		request_apply_running(rq, g->arena.config);
+		ring(g);
+		r = sd_bus_reply_method_return(msg, NULL);
+	}
+	free(rq);
+	return r;
+}
+
+static int set_stage_workers(struct guest *g, uint32_t n)
+{
+	uint32_t had = atomic_load(&g->arena.config->stage_workers);
+	int r = 0;
+
+	for (uint32_t i = had; i < n && r >= 0; i++) {
+		struct child *c = &g->child[mc_role_stage(i)];
+
+		c->given_up = false;
+		if (!c->pid)
+			r = child_spawn(c);
+		c->wanted = true;
+	}
+	if (r < 0)
+		return r;
+	/* Fewer: no new work from here on; what is in their rings they finish (watch.c ends them).
+	 */
+	atomic_store(&g->arena.config->stage_workers, n);
+	atomic_fetch_add(&g->arena.config->generation, 1);
+	ring(g);
+	watch_retire(g);
+	return 0;
+}
+
+static int method_workers(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct guest *g = userdata;
+	const char *stage;
+	enum mc_role role;
+	uint32_t n;
+	int r = sd_bus_message_read(msg, "su", &stage, &n);
+
+	if (r < 0)
+		return r;
+	if (mc_role_parse(stage, 0, &role) < 0 || role == MC_ROLE_SUPERVISOR)
+		return bus_error(e, -EINVAL,
+		                 "there is no stage '%.32s'; stages are capture, stage, "
+		                 "transport, netgate, restore",
+		                 stage);
+	if (role != MC_ROLE_STAGE0)
+		return n == 1 ? sd_bus_reply_method_return(msg, NULL)
+		              : bus_error(e, -EINVAL,
+		                          "%s works with exactly 1 process in this build", stage);
+	if (n < 1 || n > MC_STAGES_MAX)
+		return bus_error(e, -EINVAL, "stage: %u workers aren't allowed; 1..%d are", n,
+		                 MC_STAGES_MAX);
+	r = only_primary(g, e);
+	if (r < 0)
+		return r;
+	r = set_stage_workers(g, n);
+	return r < 0 ? bus_error(e, r, "guest %s: %s", g->name, strerror(-r))
+	             : sd_bus_reply_method_return(msg, NULL);
+}
+
+/* --- properties ------------------------------------------------------------------------- */
+
+static uint64_t committed_epoch(const struct guest *g)
+{
+	return g->side == MC_SIDE_PRIMARY ? atomic_load(&g->arena.journal.shm->last_committed)
+	                                  : mc_commit_epoch(atomic_load(&g->arena.control->commit));
+}
+
+static uint64_t quantile(const struct guest *g, enum mc_histogram_id h, double q)
+{
+	return mc_histogram_quantile(&g->arena.metrics[mc_histogram_role(h)].hist[h], q);
+}
+
+static int property_text(sd_bus *bus, const char *path, const char *iface, const char *prop,
+                         sd_bus_message *reply, void *userdata, sd_bus_error *e)
+{
+	static const char *const gates[] = {"none", "relay", "plug"};
+	struct guest *g = userdata;
+	uint64_t s = atomic_load(&g->arena.control->state);
+	char text[MC_WHY_MAX];
+	const char *v = g->name;
+
+	(void)bus, (void)path, (void)iface, (void)e;
+	if (strcmp(prop, "State") == 0)
+		v = mc_state_name(mc_state_of(s));
+	else if (strcmp(prop, "Reason") == 0)
+		v = mc_reason_name(mc_state_reason(s));
+	else if (strcmp(prop, "Role") == 0)
+		v = g->side == MC_SIDE_PRIMARY ? "primary" : "backup";
+	else if (strcmp(prop, "Peer") == 0)
+		v = g->arena.config->peer;
+	else if (strcmp(prop, "Qmp") == 0)
+		v = g->arena.config->qmp;
+	else if (strcmp(prop, "Gate") == 0)
+		v = gates[g->arena.config->gate % 3];
+	else if (strcmp(prop, "Message") == 0)
+		v = (snprintf(text, sizeof(text), "%.*s", MC_WHY_MAX - 1,
+		              g->arena.control->refusal),
+		     text);
+	return sd_bus_message_append(reply, "s", v);
+}
+
+static uint64_t number(const struct guest *g, const char *p)
+{
+	const struct mc_control *c = g->arena.control;
+	const struct mc_metrics_block *net = &g->arena.metrics[MC_ROLE_NETGATE];
+
+	if (strcmp(p, "Term") == 0) {
+		if (g->side == MC_SIDE_PRIMARY)
+			return g->arena.config->term.number;
+		return atomic_load(&c->commit) & MC_COMMIT_TAKEN
+		               ? g->arena.config->takeover_term.number
+		               : atomic_load(&c->peer_term_number);
+	}
+	if (strcmp(p, "Epoch") == 0)
+		return atomic_load(&g->arena.journal.shm->last_begun);
+	if (strcmp(p, "CommittedEpoch") == 0)
+		return committed_epoch(g);
+	if (strcmp(p, "TookOver") == 0)
+		return atomic_load(&c->took_over);
+	if (strcmp(p, "SyncDone") == 0)
+		return atomic_load(&c->sync_bytes);
+	if (strcmp(p, "SyncTotal") == 0)
+		return atomic_load(&c->sync_total);
+	if (strcmp(p, "PauseP50") == 0)
+		return quantile(g, MC_H_PAUSE, 0.5);
+	if (strcmp(p, "PauseP99") == 0)
+		return quantile(g, MC_H_PAUSE, 0.99);
+	if (strcmp(p, "PauseMax") == 0)
+		return quantile(g, MC_H_PAUSE, 1);
+	if (strcmp(p, "CommitP50") == 0)
+		return quantile(g, MC_H_COMMIT, 0.5);
+	if (strcmp(p, "CommitP99") == 0)
+		return quantile(g, MC_H_COMMIT, 0.99);
+	if (strcmp(p, "ReleaseP50") == 0)
+		return quantile(g, MC_H_RELEASE, 0.5);
+	if (strcmp(p, "ReleaseP99") == 0)
+		return quantile(g, MC_H_RELEASE, 0.99);
+	if (strcmp(p, "HeldPackets") == 0)
+		return mc_metric_get(net, MC_M_HELD_PACKETS);
+	if (strcmp(p, "Slabs") == 0)
+		return atomic_load(&g->arena.slabs.shm->held);
+	if (strcmp(p, "SlabsUsed") == 0)
+		return atomic_load(&g->arena.slabs.shm->in_use);
+	if (strcmp(p, "Strikes") == 0)
+		return atomic_load(&g->arena.slabs.shm->strikes);
+	if (strcmp(p, "Workers") == 0)
+		return atomic_load(&g->arena.config->stage_workers);
+	return 0;
+}
+
+static int property_number(sd_bus *bus, const char *path, const char *iface, const char *prop,
+                           sd_bus_message *reply, void *userdata, sd_bus_error *e)
+{
+	(void)bus, (void)path, (void)iface, (void)e;
+	return sd_bus_message_append(reply, "t", number(userdata, prop));
+}
+
+static int property_interval(sd_bus *bus, const char *path, const char *iface, const char *prop,
+                             sd_bus_message *reply, void *userdata, sd_bus_error *e)
+{
+	struct guest *g = userdata;
+
+	(void)bus, (void)path, (void)iface, (void)prop, (void)e;
+	return sd_bus_message_append(reply, "d",
+	                             atomic_load(&g->arena.config->interval_us) / 1000.0);
+}
+
+static int property_link(sd_bus *bus, const char *path, const char *iface, const char *prop,
+                         sd_bus_message *reply, void *userdata, sd_bus_error *e)
+{
+	struct guest *g = userdata;
+
+	(void)bus, (void)path, (void)iface, (void)prop, (void)e;
+	return sd_bus_message_append(reply, "b",
+	                             atomic_load(&g->arena.control->link) == MC_LINK_UP);
+}
+
+#define TEXT(n)   SD_BUS_PROPERTY(n, "s", property_text, 0, 0)
+#define NUMBER(n) SD_BUS_PROPERTY(n, "t", property_number, 0, 0)
+
+static const sd_bus_vtable guest_vtable[] = {
+        SD_BUS_VTABLE_START(0),
+        SD_BUS_METHOD("Checkpoint", NULL, NULL, method_checkpoint, 0),
+        SD_BUS_METHOD_WITH_ARGS("Failover", SD_BUS_ARGS("b", planned), SD_BUS_NO_RESULT,
+                                method_failover, 0),
+        SD_BUS_METHOD("Hold", NULL, NULL, method_hold, 0),
+        SD_BUS_METHOD("Resume", NULL, NULL, method_resume, 0),
+        SD_BUS_METHOD_WITH_ARGS("Resolve", SD_BUS_ARGS("s", how), SD_BUS_NO_RESULT, method_resolve,
+                                0),
+        SD_BUS_METHOD_WITH_ARGS("Set", SD_BUS_ARGS("a{sv}", options), SD_BUS_NO_RESULT, method_set,
+                                0),
+        SD_BUS_METHOD_WITH_ARGS("SetWorkers", SD_BUS_ARGS("s", stage, "u", number),
+                                SD_BUS_NO_RESULT, method_workers, 0),
+        SD_BUS_PROPERTY("State", "s", property_text, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+        SD_BUS_PROPERTY("Reason", "s", property_text, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+        TEXT("Name"),
+        TEXT("Role"),
+        TEXT("Peer"),
+        TEXT("Qmp"),
+        TEXT("Gate"),
+        TEXT("Message"),
+        NUMBER("Term"),
+        NUMBER("Epoch"),
+        NUMBER("CommittedEpoch"),
+        NUMBER("TookOver"),
+        NUMBER("SyncDone"),
+        NUMBER("SyncTotal"),
+        NUMBER("PauseP50"),
+        NUMBER("PauseP99"),
+        NUMBER("PauseMax"),
+        NUMBER("CommitP50"),
+        NUMBER("CommitP99"),
+        NUMBER("ReleaseP50"),
+        NUMBER("ReleaseP99"),
+        NUMBER("HeldPackets"),
+        NUMBER("Slabs"),
+        NUMBER("SlabsUsed"),
+        NUMBER("Strikes"),
+        NUMBER("Workers"),
+        SD_BUS_PROPERTY("Interval", "d", property_interval, 0, 0),
+        SD_BUS_PROPERTY("Link", "b", property_link, 0, 0),
+        SD_BUS_SIGNAL_WITH_ARGS("StateChanged", SD_BUS_ARGS("s", old, "s", now, "s", reason), 0),
+        SD_BUS_SIGNAL_WITH_ARGS("Committed", SD_BUS_ARGS("t", epoch), 0),
+        SD_BUS_SIGNAL_WITH_ARGS("FailedOver", SD_BUS_ARGS("t", term, "t", epoch, "t", duration_us),
+                                0),
+        SD_BUS_SIGNAL_WITH_ARGS("Progress", SD_BUS_ARGS("t", done, "t", total), 0),
+        SD_BUS_VTABLE_END,
+};
+
+int bus_guest_register(struct manager *m)
+{
+	int r = sd_bus_add_fallback_vtable(m->bus, NULL, PREFIX, MC_IFACE_GUEST, guest_vtable,
+	                                   find_guest, m);
+
+	return r < 0 ? r : sd_bus_add_node_enumerator(m->bus, NULL, PREFIX, list_guests, m);
+}
+
+void bus_guest_changed(struct guest *g, const char *old, const char *now, const char *reason)
+{
+	char path[256];
+
+	bus_guest_path(g, path, sizeof(path));
+	(void)sd_bus_emit_signal(g->m->bus, path, MC_IFACE_GUEST, "StateChanged", "sss", old, now,
+	                         reason);
+	(void)sd_bus_emit_properties_changed(g->m->bus, path, MC_IFACE_GUEST, "State", "Reason",
+	                                     NULL);
+}
+
+void bus_guest_committed(struct guest *g, uint64_t epoch)
+{
+	char path[256];
+
+	bus_guest_path(g, path, sizeof(path));
+	(void)sd_bus_emit_signal(g->m->bus, path, MC_IFACE_GUEST, "Committed", "t", epoch);
+}
+
+void bus_guest_failed_over(struct guest *g)
+{
+	const struct mc_control *c = g->arena.control;
+	uint64_t took = atomic_load(&c->took_over) - atomic_load(&c->takeover_began);
+	char path[256];
+
+	bus_guest_path(g, path, sizeof(path));
+	(void)sd_bus_emit_signal(g->m->bus, path, MC_IFACE_GUEST, "FailedOver", "ttt",
+	                         number(g, "Term"), committed_epoch(g), took / 1000);
+}
+
+void bus_guest_progress(struct guest *g, uint64_t done, uint64_t total)
+{
+	char path[256];
+
+	bus_guest_path(g, path, sizeof(path));
+	(void)sd_bus_emit_signal(g->m->bus, path, MC_IFACE_GUEST, "Progress", "tt", done, total);
+}

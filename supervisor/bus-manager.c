@@ -1,0 +1,529 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Object /org/microcheckpoint1, interface Manager. */
+#include <errno.h>
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "supervisor.h"
+
+#define UNPROTECT_US 5000000
+
+/* The one place where errno becomes a D-Bus error name. */
+int bus_error(sd_bus_error *e, int error, const char *fmt, ...)
+{
+	const char *name = MC_ERROR("Failed");
+	char text[1024];
+	va_list ap;
+
+	switch (error) {
+	case -ENOENT:
+	case -ESRCH:
+		name = MC_ERROR("NotFound");
+		break;
+	case -EEXIST:
+		name = MC_ERROR("Exists");
+		break;
+	case -EPERM:
+	case -EACCES:
+		name = MC_ERROR("Refused");
+		break;
+	case -EINVAL:
+		name = MC_ERROR("Invalid");
+		break;
+	case -EBUSY:
+	case -EAGAIN:
+		name = MC_ERROR("Busy");
+		break;
+	case -ENOSPC:
+	case -ENOMEM:
+		name = MC_ERROR("NoSpace");
+		break;
+	}
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	return sd_bus_error_set(e, name, text);
+}
+
+/* A variant of any plain type as text. */
+static int read_value(sd_bus_message *m, char type, char *buf, size_t len)
+{
+	union {
+		double d;
+		int32_t i;
+		uint32_t u;
+		int64_t x;
+		uint64_t t;
+		uint8_t y;
+		int b;
+		const char *s;
+	} v;
+	int r;
+
+	if (!strchr("diuxtybs", type))
+		return -EINVAL;
+	r = sd_bus_message_read_basic(m, type, &v);
+	if (r < 0)
+		return r;
+	switch (type) {
+	case 'd':
+		return snprintf(buf, len, "%.6g", v.d), 0;
+	case 'i':
+		return snprintf(buf, len, "%d", v.i), 0;
+	case 'u':
+		return snprintf(buf, len, "%u", v.u), 0;
+	case 'x':
+		return snprintf(buf, len, "%lld", (long long)v.x), 0;
+	case 't':
+		return snprintf(buf, len, "%llu", (unsigned long long)v.t), 0;
+	case 'y':
+		return snprintf(buf, len, "%u", v.y), 0;
+	case 'b':
+		return snprintf(buf, len, "%s", v.b ? "true" : "false"), 0;
+	default:
+		return strlen(v.s) < len ? (strcpy(buf, v.s), 0) : -EINVAL;
+	}
+}
+
+static int read_option(sd_bus_message *m, struct request *rq, const char *key, bool running,
+                       sd_bus_error *e)
+{
+	char value[1024], why[512];
+	const char *contents;
+	char type;
+	int r = sd_bus_message_peek_type(m, &type, &contents);
+
+	if (r < 0)
+		return r;
+	r = sd_bus_message_enter_container(m, 'v', contents);
+	if (r >= 0 && strcmp(contents, "as") == 0) {
+		const char *s;
+
+		r = sd_bus_message_enter_container(m, 'a', "s");
+		while (r >= 0 && (r = sd_bus_message_read(m, "s", &s)) > 0) {
+			r = option_set(rq, key, s, running, why, sizeof(why));
+			if (r < 0)
+				return bus_error(e, -EINVAL, "%s", why);
+		}
+		if (r >= 0)
+			r = sd_bus_message_exit_container(m);
+	} else if (r >= 0) {
+		if (contents[1] || read_value(m, contents[0], value, sizeof(value)) < 0)
+			return bus_error(e, -EINVAL, "%.100s: a value of type '%s' isn't allowed",
+			                 key, contents);
+		r = option_set(rq, key, value, running, why, sizeof(why));
+		if (r < 0)
+			return bus_error(e, -EINVAL, "%s", why);
+	}
+	return r < 0 ? r : sd_bus_message_exit_container(m);
+}
+
+int bus_read_options(sd_bus_message *m, struct request *rq, bool running, sd_bus_error *e)
+{
+	const char *key;
+	int r = sd_bus_message_enter_container(m, 'a', "{sv}");
+
+	while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
+		r = sd_bus_message_read(m, "s", &key);
+		if (r >= 0)
+			r = read_option(m, rq, key, running, e);
+		if (r >= 0)
+			r = sd_bus_message_exit_container(m);
+	}
+	return r < 0 ? r : sd_bus_message_exit_container(m);
+}
+
+static void request_free(struct request *rq)
+{
+	sd_bus_message_unref(rq->message);
+	free(rq);
+}
+
+static int reply_error(struct request *rq, int error, const char *text)
+{
+	sd_bus_error e = SD_BUS_ERROR_NULL;
+
+	(void)bus_error(&e, error, "%s", text);
+	mc_warn("guest %s: refused: %s", rq->cfg.guest, text);
+	(void)sd_bus_reply_method_error(rq->message, &e);
+	sd_bus_error_free(&e);
+	request_free(rq);
+	return 0;
+}
+
+/* All refusals of an inspection, one a line. */
+static void join_refusals(json_t *list, const char *name, char *buf, size_t len)
+{
+	size_t i, n = 0;
+	json_t *v;
+
+	n = (size_t)snprintf(buf, len, "guest %s can't be used: ", name);
+	json_array_foreach(list, i, v) if (n < len) n += (size_t)snprintf(
+	        buf + n, len - n, "%s%s", i ? "; " : "", json_string_value(v) ?: "?");
+}
+
+/* Same RAM file, same QEMU: somebody on this host protects it already. */
+static struct guest *same_qemu(struct manager *m, const struct request *rq)
+{
+	for (struct guest *g = m->guests; g; g = g->next)
+		if (strcmp(g->name, rq->cfg.guest) != 0 && !guest_replaceable(g) &&
+		    strcmp(g->arena.config->qmp, rq->cfg.qmp) == 0)
+			return g;
+	return NULL;
+}
+
+static void inspected(struct manager *m, struct request *rq, bool primary, const char *text)
+{
+	json_t *j = json_loads(text, 0, NULL);
+	json_t *bad = json_object_get(j, primary ? "refusals" : "problems");
+	uint64_t ram = (uint64_t)json_integer_value(json_object_get(j, "ram_bytes"));
+	struct guest *old = manager_find(m, rq->cfg.guest);
+	char why[2048] = "";
+	int r;
+
+	if (!j || !json_is_array(bad)) {
+		snprintf(why, sizeof(why), "guest %s: QEMU behind %s can't be examined",
+		         rq->cfg.guest, rq->cfg.qmp);
+		r = -EIO;
+	} else if (json_array_size(bad)) {
+		join_refusals(bad, rq->cfg.guest, why, sizeof(why));
+		r = -EPERM;
+	} else if (old && !guest_replaceable(old)) {
+		snprintf(why, sizeof(why), "guest %s exists and is %s", rq->cfg.guest,
+		         mc_state_name(guest_state(old)));
+		r = -EEXIST;
+	} else if (rq->args_only || rq->dry_run) {
+		r = 0;
+	} else {
+		r = guest_start(m, rq, primary ? MC_SIDE_PRIMARY : MC_SIDE_BACKUP, ram, why,
+		                sizeof(why));
+		if (r < 0 && !why[0])
+			snprintf(why, sizeof(why), "guest %s: %s", rq->cfg.guest, strerror(-r));
+	}
+	if (r < 0) {
+		reply_error(rq, r, why);
+	} else {
+		(void)sd_bus_reply_method_return(
+		        rq->message, "s",
+		        rq->args_only || rq->dry_run
+		                ? json_string_value(json_object_get(j, "standby_args")) ?: ""
+		                : "");
+		request_free(rq);
+	}
+	json_decref(j);
+}
+
+static void inspected_primary(struct manager *m, struct request *rq, int status, const char *text)
+{
+	(void)status;
+	inspected(m, rq, true, text);
+}
+
+static void inspected_standby(struct manager *m, struct request *rq, int status, const char *text)
+{
+	(void)status;
+	inspected(m, rq, false, text);
+}
+
+static int read_request(struct manager *m, sd_bus_message *msg, bool primary, struct request **ret,
+                        sd_bus_error *e)
+{
+	struct request *rq = malloc(sizeof(*rq));
+	struct guest *old;
+	const char *name;
+	char why[512];
+	int r;
+
+	if (!rq)
+		return -ENOMEM;
+	request_init(rq);
+	r = sd_bus_message_read(msg, "s", &name);
+	if (r >= 0 && mc_guest_name_check(name) < 0)
+		r = bus_error(
+		        e, -EINVAL,
+		        "a guest's name must be letters, digits, '.', '_', '-', at most 63, and "
+		        "begin with a letter or digit");
+	if (r >= 0) {
+		snprintf(rq->cfg.guest, sizeof(rq->cfg.guest), "%s", name);
+		r = bus_read_options(msg, rq, false, e);
+	}
+	if (r >= 0) {
+		r = request_check(rq, primary, why, sizeof(why));
+		if (r < 0)
+			r = bus_error(e, r, "guest %s: %s", name, why);
+	}
+	old = r >= 0 ? manager_find(m, name) : NULL;
+	if (old && !guest_replaceable(old))
+		r = bus_error(e, -EEXIST, "guest %s exists and is %s", name,
+		              mc_state_name(guest_state(old)));
+	if (r >= 0 && !old && m->nguests >= GUESTS_MAX)
+		r = bus_error(e, -ENOSPC, "this supervisor has %d guests already", GUESTS_MAX);
+	if (r >= 0 && same_qemu(m, rq))
+		r = bus_error(e, -EEXIST, "QEMU %s is protected already, as guest %s", rq->cfg.qmp,
+		              same_qemu(m, rq)->name);
+	if (r < 0) {
+		request_free(rq);
+		return r;
+	}
+	rq->message = sd_bus_message_ref(msg);
+	*ret = rq;
+	return 0;
+}
+
+static int start_request(struct manager *m, sd_bus_message *msg, bool primary, sd_bus_error *e)
+{
+	struct request *rq;
+	struct guest *old;
+	int r = read_request(m, msg, primary, &rq, e);
+
+	if (r < 0)
+		return r;
+	/* The NICs of the entry that is replaced count when none are named. */
+	old = manager_find(m, rq->cfg.guest);
+	if (old && !rq->gate_given && old->arena.config->nnics) {
+		rq->cfg.gate = old->arena.config->gate;
+		rq->cfg.nnics = old->arena.config->nnics;
+		memcpy(rq->cfg.nic, old->arena.config->nic, sizeof(rq->cfg.nic));
+		rq->gate_given = true;
+	}
+	r = inspect_run(m, rq, primary, primary ? inspected_primary : inspected_standby);
+	if (r < 0) {
+		request_free(rq);
+		return bus_error(e, r, "can't examine the guest: %s", strerror(-r));
+	}
+	return 1;
+}
+
+static int method_protect(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	return start_request(userdata, msg, true, e);
+}
+
+static int method_standby(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	return start_request(userdata, msg, false, e);
+}
+
+static int method_standby_args(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct request *rq;
+	int r = -ENOMEM;
+
+	rq = malloc(sizeof(*rq));
+	if (!rq)
+		return r;
+	request_init(rq);
+	rq->args_only = true;
+	strcpy(rq->cfg.guest, "-");
+	r = bus_read_options(msg, rq, false, e);
+	if (r >= 0 && !rq->cfg.qmp[0])
+		r = bus_error(e, -EINVAL, "qmp is missing: the path of QEMU's monitor socket");
+	if (r >= 0) {
+		rq->message = sd_bus_message_ref(msg);
+		r = inspect_run(userdata, rq, true, inspected_primary);
+	}
+	if (r < 0)
+		request_free(rq);
+	return r < 0 ? r : 1;
+}
+
+static int on_unprotect_limit(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct guest *g = userdata;
+
+	(void)s;
+	(void)usec;
+	atomic_store(&g->arena.control->want_end, 0);
+	mc_arena_ring_all(&g->arena);
+	watch_finish_unprotect(
+	        g, -ETIMEDOUT,
+	        "the backup hasn't confirmed the end within 5 s; nothing changed: it may "
+	        "take over. If it is surely dead: mcctl resolve NAME promote");
+	return 0;
+}
+
+static int unprotect_primary(struct guest *g, sd_bus_message *msg, sd_bus_error *e)
+{
+	struct mc_control *c = g->arena.control;
+	enum mc_state s = guest_state(g);
+
+	if (s == MC_STATE_HELD || (s == MC_STATE_PROTECTED && atomic_load(&c->link) != MC_LINK_UP))
+		return bus_error(
+		        e, -EPERM,
+		        "guest %s: the backup can't be reached and may take over; end the "
+		        "protection with: mcctl resolve %s promote (if the backup is surely "
+		        "dead) or demote",
+		        g->name, g->name);
+	if (g->unprotect)
+		return bus_error(e, -EBUSY, "guest %s: is being unprotected already", g->name);
+	g->unprotect = sd_bus_message_ref(msg);
+	(void)sd_event_add_time_relative(g->m->event, &g->unprotect_limit, CLOCK_MONOTONIC,
+	                                 UNPROTECT_US, 0, on_unprotect_limit, g);
+	atomic_store_explicit(&c->want_end, MC_REASON_UNPROTECT, memory_order_release);
+	mc_arena_ring_all(&g->arena);
+	return 1;
+}
+
+static int method_unprotect(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct guest *g;
+	const char *name;
+	enum mc_state s;
+	int r = sd_bus_message_read(msg, "s", &name);
+
+	if (r < 0)
+		return r;
+	g = manager_find(userdata, name);
+	if (!g)
+		return bus_error(e, -ENOENT, "there is no guest %s here (mcctl status lists them)",
+		                 name);
+	s = guest_state(g);
+	if (guest_replaceable(g) || s == MC_STATE_WAITING) {
+		guest_remove(g);
+		return sd_bus_reply_method_return(msg, NULL);
+	}
+	if (g->side == MC_SIDE_BACKUP)
+		return bus_error(e, -EPERM,
+		                 "guest %s: this is the standby of a running protection (%s); "
+		                 "unprotect it on the primary",
+		                 name, mc_state_name(s));
+	return unprotect_primary(g, msg, e);
+}
+
+static int method_list(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct manager *m = userdata;
+	sd_bus_message *reply = NULL;
+	int r = sd_bus_message_new_method_return(msg, &reply);
+
+	(void)e;
+	if (r >= 0)
+		r = sd_bus_message_open_container(reply, 'a', "(so)");
+	for (struct guest *g = m->guests; r >= 0 && g; g = g->next) {
+		char path[256];
+
+		bus_guest_path(g, path, sizeof(path));
+		r = sd_bus_message_append(reply, "(so)", g->name, path);
+	}
+	if (r >= 0)
+		r = sd_bus_message_close_container(reply);
+	if (r >= 0)
+		r = sd_bus_send(NULL, reply, NULL);
+	sd_bus_message_unref(reply);
+	return r;
+}
+
+static int method_get(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct guest *g;
+	const char *name;
+	char path[256];
+	int r = sd_bus_message_read(msg, "s", &name);
+
+	if (r < 0)
+		return r;
+	g = manager_find(userdata, name);
+	if (!g)
+		return bus_error(e, -ENOENT, "there is no guest %s here (mcctl status lists them)",
+		                 name);
+	bus_guest_path(g, path, sizeof(path));
+	return sd_bus_reply_method_return(msg, "o", path);
+}
+
+static int method_events(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	char mc_autofree *text = NULL;
+	const char *name;
+	int r = sd_bus_message_read(msg, "s", &name);
+
+	if (r < 0)
+		return r;
+	if (mc_guest_name_check(name) == 0)
+		text = event_read(userdata, name);
+	if (!text)
+		return bus_error(e, -ENOENT, "there is no history of a guest %s here", name);
+	return sd_bus_reply_method_return(msg, "s", text);
+}
+
+static int property_version(sd_bus *bus, const char *path, const char *iface, const char *prop,
+                            sd_bus_message *reply, void *userdata, sd_bus_error *e)
+{
+	(void)bus, (void)path, (void)iface, (void)prop, (void)userdata, (void)e;
+	return sd_bus_message_append(reply, "s", mc_build_id());
+}
+
+static const sd_bus_vtable manager_vtable[] = {
+        SD_BUS_VTABLE_START(0),
+        SD_BUS_METHOD_WITH_ARGS("Protect", SD_BUS_ARGS("s", name, "a{sv}", options),
+                                SD_BUS_RESULT("s", standby_args), method_protect, 0),
+        SD_BUS_METHOD_WITH_ARGS("Standby", SD_BUS_ARGS("s", name, "a{sv}", options),
+                                SD_BUS_RESULT("s", unused), method_standby, 0),
+        SD_BUS_METHOD_WITH_ARGS("StandbyArgs", SD_BUS_ARGS("a{sv}", options),
+                                SD_BUS_RESULT("s", command), method_standby_args, 0),
+        SD_BUS_METHOD_WITH_ARGS("Unprotect", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
+                                method_unprotect, 0),
+        SD_BUS_METHOD_WITH_ARGS("ListGuests", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(so)", guests),
+                                method_list, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("GetGuest", SD_BUS_ARGS("s", name), SD_BUS_RESULT("o", guest),
+                                method_get, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("Events", SD_BUS_ARGS("s", name), SD_BUS_RESULT("s", json_lines),
+                                method_events, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_PROPERTY("Version", "s", property_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_SIGNAL_WITH_ARGS("GuestAdded", SD_BUS_ARGS("s", name, "o", guest), 0),
+        SD_BUS_SIGNAL_WITH_ARGS("GuestRemoved", SD_BUS_ARGS("s", name, "o", guest), 0),
+        SD_BUS_VTABLE_END,
+};
+
+void bus_guest_added(struct guest *g, bool added)
+{
+	char path[256];
+
+	bus_guest_path(g, path, sizeof(path));
+	if (g->m->bus)
+		(void)sd_bus_emit_signal(g->m->bus, MC_BUS_ROOT, MC_IFACE_MGR,
+		                         added ? "GuestAdded" : "GuestRemoved", "so", g->name,
+		                         path);
+}
+
+static int connect_bus(struct manager *m)
+{
+	int r;
+
+	if (strcmp(m->bus_address, "system") == 0)
+		return sd_bus_open_system(&m->bus);
+	if (strcmp(m->bus_address, "session") == 0)
+		return sd_bus_open_user(&m->bus);
+	r = sd_bus_new(&m->bus);
+	if (r >= 0)
+		r = sd_bus_set_address(m->bus, m->bus_address);
+	if (r >= 0)
+		r = sd_bus_set_bus_client(m->bus, 1);
+	return r < 0 ? r : sd_bus_start(m->bus);
+}
+
+int bus_start(struct manager *m)
+{
+	int r = connect_bus(m);
+
+	if (r < 0)
+		return mc_log_errno(r, "can't connect to the %s bus", m->bus_address);
+	r = sd_bus_add_object_vtable(m->bus, NULL, MC_BUS_ROOT, MC_IFACE_MGR, manager_vtable, m);
+	if (r >= 0)
+		r = bus_guest_register(m);
+	if (r >= 0)
+		r = bus_stage_register(m);
+	if (r >= 0)
+		r = sd_bus_attach_event(m->bus, m->event, SD_EVENT_PRIORITY_NORMAL);
+	if (r >= 0)
+		r = sd_bus_request_name(m->bus, MC_BUS_NAME, 0);
+	if (r == -EEXIST) {
+		mc_err("%s is owned by another process on the %s bus", MC_BUS_NAME, m->bus_address);
+		return r;
+	}
+	return r < 0 ? mc_log_errno(r, "D-Bus set-up") : 0;
+}
