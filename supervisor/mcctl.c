@@ -1,0 +1,686 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* mcctl: the command line on the D-Bus API.  Exit status: 0 done, 1 refused or failed, 2 usage. */
+#include <errno.h>
+#include <jansson.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "supervisor.h"
+
+#define CALL_US 30000000ULL
+
+struct ctl {
+	sd_bus *bus;
+	const char *bus_address;
+};
+
+struct command {
+	const char *name;
+	int (*run)(struct ctl *c, int argc, char **argv);
+	const char *usage;
+};
+
+static int usage_of(const struct command *cmd)
+{
+	fprintf(stderr, "usage: mcctl [--bus=system|session|ADDRESS] %s %s\n", cmd->name,
+	        cmd->usage);
+	return 2;
+}
+
+static int failed(const sd_bus_error *e, int r)
+{
+	fprintf(stderr, "mcctl: %s\n", e && e->message ? e->message : strerror(r < 0 ? -r : EIO));
+	return 1;
+}
+
+static int guest_path(const char *name, char *buf, size_t len)
+{
+	char *path = NULL;
+	int r = sd_bus_path_encode(MC_BUS_ROOT "/guest", name, &path);
+
+	if (r >= 0)
+		snprintf(buf, len, "%s", path);
+	free(path);
+	return r;
+}
+
+/* The bus answers "unknown object" for a guest that isn't there: say it in our words. */
+static int failed_guest(const char *name, const sd_bus_error *e, int r)
+{
+	if (sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_OBJECT) ||
+	    sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_METHOD) ||
+	    sd_bus_error_has_name(e, "org.freedesktop.DBus.Error.UnknownInterface")) {
+		fprintf(stderr, "mcctl: there is no guest %s here (mcctl status lists them)\n",
+		        name);
+		return 1;
+	}
+	return failed(e, r);
+}
+
+/* --- options ---------------------------------------------------------------------------- */
+
+static int append_option(sd_bus_message *m, const char *key, const char *value)
+{
+	return sd_bus_message_append(m, "{sv}", key, "s", value);
+}
+
+/* An option that may be given as "--key value" or "--key=value"; its place in argv moves on. */
+static int next_option(int argc, char **argv, int *i, char *key, size_t len, const char **value)
+{
+	const char *arg = argv[*i], *eq;
+	bool flag = false, known = false;
+	const char *name;
+
+	if (strncmp(arg, "--", 2) != 0)
+		return -EINVAL;
+	eq = strchr(arg, '=');
+	snprintf(key, len, "%.*s", (int)(eq ? eq - arg - 2 : (long)strlen(arg) - 2), arg + 2);
+	for (unsigned n = 0; !known && (name = option_name(n, &flag)); n++)
+		known = strcmp(name, key) == 0;
+	if (!known)
+		return -EINVAL;
+	if (eq)
+		*value = eq + 1;
+	else if (flag)
+		*value = "true";
+	else if (++*i < argc)
+		*value = argv[*i];
+	else
+		return -EINVAL;
+	++*i;
+	return 0;
+}
+
+static int append_options(sd_bus_message *m, int argc, char **argv, bool *dry_run)
+{
+	int r = sd_bus_message_open_container(m, 'a', "{sv}");
+
+	for (int i = 0; r >= 0 && i < argc;) {
+		const char *value;
+		char key[64];
+
+		r = next_option(argc, argv, &i, key, sizeof(key), &value);
+		if (r < 0) {
+			fprintf(stderr, "mcctl: option '%s' isn't known or lacks its value\n",
+			        argv[i < argc ? i : argc - 1]);
+			return -EINVAL;
+		}
+		if (dry_run && strcmp(key, "dry-run") == 0)
+			*dry_run = true;
+		r = append_option(m, key, value);
+	}
+	return r < 0 ? r : sd_bus_message_close_container(m);
+}
+
+static int new_call(struct ctl *c, sd_bus_message **m, const char *path, const char *iface,
+                    const char *method)
+{
+	return sd_bus_message_new_method_call(c->bus, m, MC_BUS_NAME, path, iface, method);
+}
+
+static int call(struct ctl *c, sd_bus_message *m, const char *name, sd_bus_message **reply)
+{
+	sd_bus_error e = SD_BUS_ERROR_NULL;
+	int r = sd_bus_call(c->bus, m, CALL_US, &e, reply);
+
+	sd_bus_message_unref(m);
+	r = r < 0 ? (name ? failed_guest(name, &e, r) : failed(&e, r)) : 0;
+	sd_bus_error_free(&e);
+	return r;
+}
+
+/* --- starting and ending ------------------------------------------------------------------ */
+
+static uint64_t get_number(struct ctl *c, const char *path, const char *prop)
+{
+	uint64_t v = 0;
+
+	(void)sd_bus_get_property_trivial(c->bus, MC_BUS_NAME, path, MC_IFACE_GUEST, prop, NULL,
+	                                  't', &v);
+	return v;
+}
+
+static char *get_text(struct ctl *c, const char *path, const char *prop)
+{
+	char *s = NULL;
+
+	(void)sd_bus_get_property_string(c->bus, MC_BUS_NAME, path, MC_IFACE_GUEST, prop, NULL, &s);
+	return s;
+}
+
+/* Shows the first copy until it is over, when somebody looks. */
+static int show_progress(struct ctl *c, const char *name)
+{
+	char path[256];
+	int status = -1;
+
+	if (!isatty(STDOUT_FILENO) || guest_path(name, path, sizeof(path)) < 0)
+		return 0;
+	while (status < 0) {
+		char *state = get_text(c, path, "State");
+		uint64_t done = get_number(c, path, "SyncDone"),
+		         total = get_number(c, path, "SyncTotal");
+
+		printf("\r%s: %s, first copy %llu of %llu MiB   ", name, state ? state : "?",
+		       (unsigned long long)done >> 20, (unsigned long long)total >> 20);
+		fflush(stdout);
+		if (!state || strcmp(state, "SYNCING") != 0)
+			status = state && strcmp(state, "PROTECTED") == 0 ? 0 : 1;
+		free(state);
+		(void)poll(NULL, 0, 200);
+	}
+	putchar('\n');
+	if (status) {
+		char *why = get_text(c, path, "Message");
+
+		fprintf(stderr, "mcctl: %s\n", why && why[0] ? why : "the protection ended");
+		free(why);
+	}
+	return status;
+}
+
+static int start(struct ctl *c, const char *method, int argc, char **argv, const char *usage)
+{
+	sd_bus_message *m = NULL, *reply = NULL;
+	bool dry_run = false;
+	const char *text;
+	int r;
+
+	if (argc < 2 || argv[1][0] == '-') {
+		fprintf(stderr, "usage: mcctl %s %s\n", argv[0], usage);
+		return 2;
+	}
+	r = new_call(c, &m, MC_BUS_ROOT, MC_IFACE_MGR, method);
+	if (r >= 0)
+		r = sd_bus_message_append(m, "s", argv[1]);
+	if (r >= 0)
+		r = append_options(m, argc - 2, argv + 2, &dry_run);
+	if (r < 0) {
+		sd_bus_message_unref(m);
+		return 2;
+	}
+	r = call(c, m, NULL, &reply);
+	if (r == 0 && dry_run && sd_bus_message_read(reply, "s", &text) > 0)
+		printf("guest %s can be protected; a standby for it:\n%s\n", argv[1], text);
+	sd_bus_message_unref(reply);
+	return r || dry_run || strcmp(method, "Protect") != 0 ? r : show_progress(c, argv[1]);
+}
+
+static int cmd_protect(struct ctl *c, int argc, char **argv)
+{
+	return start(
+	        c, "Protect", argc, argv,
+	        "NAME --qmp SOCKET --peer ADDRESS:PORT [--interval MS] "
+	        "[--relay NETDEV=unix:PATH,tap=IF | --gate none] [--accept TYPE] [--dry-run] ...");
+}
+
+static int cmd_standby(struct ctl *c, int argc, char **argv)
+{
+	return start(c, "Standby", argc, argv,
+	             "NAME --qmp SOCKET [--relay NETDEV=unix:PATH,tap=IF] ...");
+}
+
+static int cmd_standby_args(struct ctl *c, int argc, char **argv)
+{
+	sd_bus_message *m = NULL, *reply = NULL;
+	const char *text;
+	int r;
+
+	if (argc < 4) {
+		fprintf(stderr, "usage: mcctl standby-args NAME --qmp SOCKET [--accept TYPE]\n");
+		return 2;
+	}
+	r = new_call(c, &m, MC_BUS_ROOT, MC_IFACE_MGR, "StandbyArgs");
+	if (r >= 0)
+		r = append_options(m, argc - 2, argv + 2, NULL);
+	if (r < 0) {
+		sd_bus_message_unref(m);
+		return 2;
+	}
+	r = call(c, m, NULL, &reply);
+	if (r == 0 && sd_bus_message_read(reply, "s", &text) > 0)
+		puts(text);
+	sd_bus_message_unref(reply);
+	return r;
+}
+
+static int cmd_unprotect(struct ctl *c, int argc, char **argv)
+{
+	sd_bus_message *m = NULL;
+
+	if (argc != 2) {
+		fprintf(stderr, "usage: mcctl unprotect NAME\n");
+		return 2;
+	}
+	if (new_call(c, &m, MC_BUS_ROOT, MC_IFACE_MGR, "Unprotect") < 0 ||
+	    sd_bus_message_append(m, "s", argv[1]) < 0)
+		return 1;
+	return call(c, m, NULL, NULL);
+}
+
+/* --- methods of a guest ------------------------------------------------------------------- */
+
+static int simple(struct ctl *c, const char *method, int argc, char **argv)
+{
+	sd_bus_message *m = NULL;
+	char path[256];
+
+	if (argc != 2) {
+		fprintf(stderr, "usage: mcctl %s NAME\n", argv[0]);
+		return 2;
+	}
+	if (guest_path(argv[1], path, sizeof(path)) < 0 ||
+	    new_call(c, &m, path, MC_IFACE_GUEST, method) < 0)
+		return 1;
+	return call(c, m, argv[1], NULL);
+}
+
+static int cmd_checkpoint(struct ctl *c, int argc, char **argv)
+{
+	return simple(c, "Checkpoint", argc, argv);
+}
+
+static int cmd_hold(struct ctl *c, int argc, char **argv)
+{
+	return simple(c, "Hold", argc, argv);
+}
+
+static int cmd_resume(struct ctl *c, int argc, char **argv)
+{
+	return simple(c, "Resume", argc, argv);
+}
+
+static int cmd_failover(struct ctl *c, int argc, char **argv)
+{
+	bool planned = argc == 3 && strcmp(argv[2], "--planned") == 0;
+	sd_bus_message *m = NULL;
+	char path[256];
+
+	if (argc != 2 && !planned) {
+		fprintf(stderr, "usage: mcctl failover NAME [--planned]\n");
+		return 2;
+	}
+	if (guest_path(argv[1], path, sizeof(path)) < 0 ||
+	    new_call(c, &m, path, MC_IFACE_GUEST, "Failover") < 0 ||
+	    sd_bus_message_append(m, "b", planned) < 0)
+		return 1;
+	return call(c, m, argv[1], NULL);
+}
+
+static int cmd_resolve(struct ctl *c, int argc, char **argv)
+{
+	sd_bus_message *m = NULL;
+	char path[256];
+
+	if (argc != 3) {
+		fprintf(stderr, "usage: mcctl resolve NAME promote|demote\n");
+		return 2;
+	}
+	if (guest_path(argv[1], path, sizeof(path)) < 0 ||
+	    new_call(c, &m, path, MC_IFACE_GUEST, "Resolve") < 0 ||
+	    sd_bus_message_append(m, "s", argv[2]) < 0)
+		return 1;
+	return call(c, m, argv[1], NULL);
+}
+
+static int cmd_set(struct ctl *c, int argc, char **argv)
+{
+	sd_bus_message *m = NULL;
+	char path[256];
+	int r;
+
+	if (argc < 3) {
+		fprintf(stderr, "usage: mcctl set NAME KEY=VALUE...\n");
+		return 2;
+	}
+	if (guest_path(argv[1], path, sizeof(path)) < 0 ||
+	    new_call(c, &m, path, MC_IFACE_GUEST, "Set") < 0)
+		return 1;
+	r = sd_bus_message_open_container(m, 'a', "{sv}");
+	for (int i = 2; r >= 0 && i < argc; i++) {
+		char *eq = strchr(argv[i], '=');
+
+		if (!eq) {
+			fprintf(stderr, "mcctl: '%s' isn't KEY=VALUE\n", argv[i]);
+			sd_bus_message_unref(m);
+			return 2;
+		}
+		*eq = '\0';
+		r = append_option(m, argv[i], eq + 1);
+	}
+	if (r >= 0)
+		r = sd_bus_message_close_container(m);
+	return r < 0 ? 1 : call(c, m, argv[1], NULL);
+}
+
+static int cmd_workers(struct ctl *c, int argc, char **argv)
+{
+	sd_bus_message *m = NULL;
+	char path[256], *end;
+	unsigned long n = argc == 4 ? strtoul(argv[3], &end, 10) : 0;
+
+	if (argc != 4 || *end || n > UINT32_MAX) {
+		fprintf(stderr, "usage: mcctl workers NAME STAGE N\n");
+		return 2;
+	}
+	if (guest_path(argv[1], path, sizeof(path)) < 0 ||
+	    new_call(c, &m, path, MC_IFACE_GUEST, "SetWorkers") < 0 ||
+	    sd_bus_message_append(m, "su", argv[2], (uint32_t)n) < 0)
+		return 1;
+	return call(c, m, argv[1], NULL);
+}
+
+static int cmd_restart(struct ctl *c, int argc, char **argv)
+{
+	sd_bus_message *m = NULL;
+	char path[256], stage[320];
+
+	if (argc != 3) {
+		fprintf(stderr, "usage: mcctl restart NAME STAGE\n");
+		return 2;
+	}
+	if (guest_path(argv[1], path, sizeof(path)) < 0)
+		return 1;
+	snprintf(stage, sizeof(stage), "%s/%.32s/0", path, argv[2]);
+	if (new_call(c, &m, stage, MC_IFACE_STAGE, "Restart") < 0)
+		return 1;
+	return call(c, m, argv[1], NULL);
+}
+
+static int cmd_events(struct ctl *c, int argc, char **argv)
+{
+	sd_bus_message *m = NULL, *reply = NULL;
+	const char *text;
+	int r;
+
+	if (argc != 2) {
+		fprintf(stderr, "usage: mcctl events NAME\n");
+		return 2;
+	}
+	if (new_call(c, &m, MC_BUS_ROOT, MC_IFACE_MGR, "Events") < 0 ||
+	    sd_bus_message_append(m, "s", argv[1]) < 0)
+		return 1;
+	r = call(c, m, argv[1], &reply);
+	if (r == 0 && sd_bus_message_read(reply, "s", &text) > 0)
+		fputs(text, stdout);
+	sd_bus_message_unref(reply);
+	return r;
+}
+
+/* --- status ------------------------------------------------------------------------------- */
+
+static json_t *read_variant(sd_bus_message *m)
+{
+	const char *contents, *s;
+	json_t *v = NULL;
+	uint64_t t;
+	double d;
+	char type;
+	int b;
+
+	if (sd_bus_message_peek_type(m, &type, &contents) < 0 ||
+	    sd_bus_message_enter_container(m, 'v', contents) < 0)
+		return NULL;
+	if (contents[0] == 's' && sd_bus_message_read(m, "s", &s) > 0)
+		v = json_string(s);
+	else if (contents[0] == 't' && sd_bus_message_read(m, "t", &t) > 0)
+		v = json_integer((json_int_t)t);
+	else if (contents[0] == 'd' && sd_bus_message_read(m, "d", &d) > 0)
+		v = json_real(d);
+	else if (contents[0] == 'b' && sd_bus_message_read(m, "b", &b) > 0)
+		v = json_boolean(b);
+	(void)sd_bus_message_exit_container(m);
+	return v;
+}
+
+/* All properties of a guest as a JSON object; NULL after an error was printed. */
+static json_t *guest_json(struct ctl *c, const char *name)
+{
+	sd_bus_message *m = NULL, *reply = NULL;
+	json_t *o = json_object();
+	char path[256];
+	const char *key;
+
+	if (guest_path(name, path, sizeof(path)) < 0 ||
+	    new_call(c, &m, path, "org.freedesktop.DBus.Properties", "GetAll") < 0 ||
+	    sd_bus_message_append(m, "s", MC_IFACE_GUEST) < 0 || call(c, m, name, &reply) != 0) {
+		json_decref(o);
+		return NULL;
+	}
+	(void)sd_bus_message_enter_container(reply, 'a', "{sv}");
+	while (sd_bus_message_enter_container(reply, 'e', "sv") > 0) {
+		if (sd_bus_message_read(reply, "s", &key) > 0)
+			json_object_set_new(o, key, read_variant(reply));
+		(void)sd_bus_message_exit_container(reply);
+	}
+	sd_bus_message_unref(reply);
+	return o;
+}
+
+static json_t *list_json(struct ctl *c)
+{
+	sd_bus_message *m = NULL, *reply = NULL;
+	json_t *list = json_array();
+	const char *name, *path;
+
+	if (new_call(c, &m, MC_BUS_ROOT, MC_IFACE_MGR, "ListGuests") < 0 ||
+	    call(c, m, NULL, &reply) != 0) {
+		json_decref(list);
+		return NULL;
+	}
+	(void)sd_bus_message_enter_container(reply, 'a', "(so)");
+	while (sd_bus_message_read(reply, "(so)", &name, &path) > 0) {
+		json_t *g = guest_json(c, name);
+
+		if (g)
+			json_array_append_new(list, g);
+	}
+	sd_bus_message_unref(reply);
+	return list;
+}
+
+static double ms(json_t *o, const char *key)
+{
+	return (double)json_integer_value(json_object_get(o, key)) / 1e6;
+}
+
+static void print_row(json_t *g)
+{
+	printf("%-20s %-8s %-12s %10lld %9.2f %9.2f %9.2f %9.2f %7lld %6lld\n",
+	       json_string_value(json_object_get(g, "Name")),
+	       json_string_value(json_object_get(g, "Role")),
+	       json_string_value(json_object_get(g, "State")),
+	       (long long)json_integer_value(json_object_get(g, "CommittedEpoch")),
+	       ms(g, "PauseP50"), ms(g, "PauseP99"), ms(g, "CommitP50"), ms(g, "ReleaseP50"),
+	       (long long)json_integer_value(json_object_get(g, "HeldPackets")),
+	       (long long)json_integer_value(json_object_get(g, "Slabs")));
+}
+
+static void print_table(json_t *list)
+{
+	json_t *g;
+	size_t i;
+
+	printf("%-20s %-8s %-12s %10s %9s %9s %9s %9s %7s %6s\n", "GUEST", "ROLE", "STATE",
+	       "COMMITTED", "PAUSE p50", "p99 ms", "COMMIT ms", "REL. ms", "HELD", "SLABS");
+	json_array_foreach(list, i, g) print_row(g);
+}
+
+static void print_guest(json_t *g)
+{
+	const char *key;
+	json_t *v;
+
+	json_object_foreach(g, key, v)
+	{
+		if (json_is_string(v))
+			printf("%-16s %s\n", key, json_string_value(v));
+		else if (json_is_integer(v))
+			printf("%-16s %lld\n", key, (long long)json_integer_value(v));
+		else if (json_is_real(v))
+			printf("%-16s %g\n", key, json_real_value(v));
+		else
+			printf("%-16s %s\n", key, json_is_true(v) ? "yes" : "no");
+	}
+}
+
+static int cmd_status(struct ctl *c, int argc, char **argv)
+{
+	const char *name = NULL;
+	bool as_json = false;
+	json_t *v;
+
+	for (int i = 1; i < argc; i++) {
+		if (strcmp(argv[i], "--json") == 0)
+			as_json = true;
+		else if (argv[i][0] != '-' && !name)
+			name = argv[i];
+		else {
+			fprintf(stderr, "usage: mcctl status [NAME] [--json]\n");
+			return 2;
+		}
+	}
+	v = name ? guest_json(c, name) : list_json(c);
+	if (!v)
+		return 1;
+	if (as_json) {
+		json_dumpf(v, stdout, JSON_INDENT(1));
+		putchar('\n');
+	} else if (name) {
+		print_guest(v);
+	} else {
+		print_table(v);
+	}
+	json_decref(v);
+	return 0;
+}
+
+/* Waits a second, or for a key. true: 'q' was pressed. */
+static bool wait_key(void)
+{
+	struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+	char key = 0;
+
+	return poll(&p, 1, 1000) > 0 && (read(STDIN_FILENO, &key, 1) <= 0 || key == 'q');
+}
+
+static int cmd_top(struct ctl *c, int argc, char **argv)
+{
+	bool once = argc == 2 && strcmp(argv[1], "--once") == 0;
+	struct termios was, raw;
+	bool tty = tcgetattr(STDIN_FILENO, &was) == 0;
+	int r = 0;
+
+	if (argc > 1 && !once) {
+		fprintf(stderr, "usage: mcctl top [--once]\n");
+		return 2;
+	}
+	if (tty && !once) {
+		raw = was;
+		raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+		(void)tcsetattr(STDIN_FILENO, TCSANOW, &raw);
+	}
+	do {
+		json_t *list = list_json(c);
+
+		if (!list) {
+			r = 1;
+			break;
+		}
+		if (!once)
+			printf("\033[H\033[2J");
+		print_table(list);
+		json_decref(list);
+		if (!once)
+			printf("\nq quits\n");
+		fflush(stdout);
+	} while (!once && !wait_key());
+	if (tty && !once)
+		(void)tcsetattr(STDIN_FILENO, TCSANOW, &was);
+	return r;
+}
+
+static const struct command commands[] = {
+        {"standby", cmd_standby, "NAME --qmp SOCKET [--relay NETDEV=unix:PATH,tap=IF] [OPTIONS]"},
+        {"standby-args", cmd_standby_args, "NAME --qmp SOCKET"},
+        {"protect", cmd_protect, "NAME --qmp SOCKET --peer ADDRESS:PORT [OPTIONS] [--dry-run]"},
+        {"unprotect", cmd_unprotect, "NAME"},
+        {"status", cmd_status, "[NAME] [--json]"},
+        {"top", cmd_top, "[--once]"},
+        {"checkpoint", cmd_checkpoint, "NAME"},
+        {"failover", cmd_failover, "NAME [--planned]"},
+        {"hold", cmd_hold, "NAME"},
+        {"resume", cmd_resume, "NAME"},
+        {"resolve", cmd_resolve, "NAME promote|demote"},
+        {"set", cmd_set, "NAME KEY=VALUE..."},
+        {"workers", cmd_workers, "NAME STAGE N"},
+        {"restart", cmd_restart, "NAME STAGE"},
+        {"events", cmd_events, "NAME"},
+};
+
+#define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static int usage(FILE *f)
+{
+	const char *name;
+	bool flag;
+
+	fprintf(f, "usage: mcctl [--bus=system|session|ADDRESS] COMMAND ...\n\n");
+	for (size_t i = 0; i < NCOMMANDS; i++)
+		fprintf(f, "  %-13s %s\n", commands[i].name, commands[i].usage);
+	fprintf(f, "\noptions of standby and protect:\n ");
+	for (unsigned i = 0; (name = option_name(i, &flag)); i++)
+		fprintf(f, " --%s%s", name, flag ? "" : "=...");
+	fputc('\n', f);
+	return f == stdout ? 0 : 2;
+}
+
+static int connect_bus(struct ctl *c)
+{
+	int r;
+
+	if (strcmp(c->bus_address, "system") == 0)
+		return sd_bus_open_system(&c->bus);
+	if (strcmp(c->bus_address, "session") == 0)
+		return sd_bus_open_user(&c->bus);
+	r = sd_bus_new(&c->bus);
+	if (r >= 0)
+		r = sd_bus_set_address(c->bus, c->bus_address);
+	if (r >= 0)
+		r = sd_bus_set_bus_client(c->bus, 1);
+	return r < 0 ? r : sd_bus_start(c->bus);
+}
+
+int main(int argc, char **argv)
+{
+	struct ctl c = {.bus_address = getenv("MC_BUS") ?: "system"};
+	int r;
+
+	if (argc > 1 && strncmp(argv[1], "--bus=", 6) == 0) {
+		c.bus_address = argv[1] + 6;
+		argc--;
+		argv++;
+	}
+	if (argc > 1 && strcmp(argv[1], "--help") == 0)
+		return usage(stdout);
+	for (size_t i = 0; argc > 1 && i < NCOMMANDS; i++) {
+		if (strcmp(argv[1], commands[i].name) != 0)
+			continue;
+		if (argc > 2 && strcmp(argv[2], "--help") == 0)
+			return usage_of(&commands[i]) * 0;
+		r = connect_bus(&c);
+		if (r < 0) {
+			fprintf(stderr, "mcctl: can't connect to the %s bus: %s\n", c.bus_address,
+			        strerror(-r));
+			return 1;
+		}
+		r = commands[i].run(&c, argc - 1, argv + 1);
+		sd_bus_flush_close_unref(c.bus);
+		return r;
+	}
+	return usage(stderr);
+}
