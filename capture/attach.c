@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Attaching to a running QEMU, and leaving it. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,12 +114,18 @@ static int set_up_state(struct capture *c)
 {
 	json_t *v = NULL;
 	json_int_t set;
+	char path[64];
 	int n, r;
 
 	c->state_fd = memfd_create("mc-device-state", MFD_CLOEXEC);
 	if (c->state_fd < 0)
 		return mc_log_errno(-errno, "memfd");
-	r = qmp_command_fd(c->q, "add-fd", NULL, c->state_fd, COMMAND_MS, &v);
+	/* QEMU looks for the access mode that it opens with. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", c->state_fd);
+	c->state_out = open(path, O_WRONLY | O_CLOEXEC);
+	if (c->state_out < 0)
+		return mc_log_errno(-errno, "%s", path);
+	r = qmp_command_fd(c->q, "add-fd", NULL, c->state_out, COMMAND_MS, &v);
 	if (r < 0)
 		return mc_log_errno(r, "QMP add-fd %s", qmp_error(c->q));
 	set = json_integer_value(json_object_get(v, "fdset-id"));
@@ -202,6 +209,7 @@ void capture_detach(struct capture *c, bool release_guest)
 		mc_closep(&c->ram_fd[i]);
 	}
 	mc_closep(&c->state_fd);
+	mc_closep(&c->state_out);
 	c->q = qmp_free(c->q);
 	vm_info_done(&c->vm);
 	free(c->prep.again);

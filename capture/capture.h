@@ -52,7 +52,8 @@ struct capture {
 	struct guard guard;
 	uint8_t *ram[VM_BLOCKS_MAX]; /* our mapping of each block */
 	int ram_fd[VM_BLOCKS_MAX];
-	int state_fd;
+	int state_fd;  /* device state: we read */
+	int state_out; /* QEMU writes; the file offset is shared with it */
 	struct prepared prep;
 	struct slab_list list;
 	struct mc_ring_end ring[MC_STAGES_MAX];

@@ -99,7 +99,7 @@ static int prescan(struct capture *c, struct epoch *e)
 
 static int start_state(struct capture *c)
 {
-	if (lseek(c->state_fd, 0, SEEK_SET) < 0)
+	if (lseek(c->state_out, 0, SEEK_SET) < 0)
 		return -errno;
 	return qmp_send_raw(c->q, c->prep.save_cmd, c->prep.save_len);
 }
@@ -116,7 +116,7 @@ static int finish_state(struct capture *c, struct epoch *e)
 	if (r < 0)
 		return r;
 	/* QEMU's copy of the descriptor shares our file offset. */
-	len = lseek(c->state_fd, 0, SEEK_CUR);
+	len = lseek(c->state_out, 0, SEEK_CUR);
 	if (len <= 0)
 		return -EIO;
 	e->state_bytes = (uint64_t)len;

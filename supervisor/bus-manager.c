@@ -516,8 +516,6 @@ int bus_start(struct manager *m)
 	if (r >= 0)
 		r = bus_guest_register(m);
 	if (r >= 0)
-		r = bus_stage_register(m);
-	if (r >= 0)
 		r = sd_bus_attach_event(m->bus, m->event, SD_EVENT_PRIORITY_NORMAL);
 	if (r >= 0)
 		r = sd_bus_request_name(m->bus, MC_BUS_NAME, 0);

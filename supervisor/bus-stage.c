@@ -11,69 +11,6 @@
 #include "../ipc/util.h"
 #include "supervisor.h"
 
-#define PREFIX MC_BUS_ROOT "/guest"
-
-static const char *const role_names[] = {"capture", "stage", "transport", "netgate", "restore"};
-
-/* PREFIX/NAME/ROLE/N to a child that exists. */
-static struct child *child_at(struct manager *m, const char *path)
-{
-	char copy[512], *role_name, *index, *name = NULL, *end;
-	enum mc_role role;
-	struct guest *g;
-	unsigned long n;
-
-	if (strlen(path) >= sizeof(copy))
-		return NULL;
-	strcpy(copy, path);
-	index = strrchr(copy, '/');
-	if (!index)
-		return NULL;
-	*index++ = '\0';
-	role_name = strrchr(copy, '/');
-	if (!role_name)
-		return NULL;
-	*role_name++ = '\0';
-	n = strtoul(index, &end, 10);
-	if (*end || !*index || sd_bus_path_decode(copy, PREFIX, &name) <= 0)
-		return NULL;
-	g = manager_find(m, name);
-	free(name);
-	if (!g || mc_role_parse(role_name, (unsigned)n, &role) < 0 || role == MC_ROLE_SUPERVISOR)
-		return NULL;
-	return g->child[role].pid || g->child[role].given_up ? &g->child[role] : NULL;
-}
-
-static int find_child(sd_bus *bus, const char *path, const char *iface, void *userdata, void **ret,
-                      sd_bus_error *e)
-{
-	(void)bus, (void)iface, (void)e;
-	*ret = child_at(userdata, path);
-	return *ret != NULL;
-}
-
-static int list_children(sd_bus *bus, const char *prefix, void *userdata, char ***ret,
-                         sd_bus_error *e)
-{
-	struct manager *m = userdata;
-	char **list = calloc(m->nguests * MC_ROLE_MAX + 1, sizeof(*list)), path[256];
-	size_t n = 0;
-
-	(void)bus, (void)prefix, (void)e;
-	if (!list)
-		return -ENOMEM;
-	for (struct guest *g = m->guests; g; g = g->next) {
-		bus_guest_path(g, path, sizeof(path));
-		for (int i = 2; i < MC_ROLE_MAX; i++)
-			if (g->child[i].pid &&
-			    asprintf(&list[n], "%s/%s/%u", path, mc_role_name((enum mc_role)i),
-			             mc_role_index((enum mc_role)i)) > 0)
-				n++;
-	}
-	*ret = list;
-	return 0;
-}
-
 static int method_restart(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
 	struct child *c = userdata;
@@ -185,44 +122,27 @@ static sd_bus_vtable *make_vtable(enum mc_role role)
 	return v;
 }
 
-static int find_of_role(sd_bus *bus, const char *path, const char *iface, void *userdata,
-                        void **ret, sd_bus_error *e, const char *role)
+/* The object of a process: there from its first start until it isn't wanted any more. */
+int bus_stage_add(struct child *c)
 {
-	struct child *c;
-	int r = find_child(bus, path, iface, userdata, ret, e);
+	struct manager *m = c->g->m;
+	enum mc_role role = mc_role_is_stage(c->role) ? MC_ROLE_STAGE0 : c->role;
+	char guest[256], path[320];
 
-	c = *ret;
-	return r > 0 && strcmp(mc_role_name(c->role), role) == 0;
+	if (c->object || !m->bus)
+		return 0;
+	if (!m->stage_vtable[role])
+		m->stage_vtable[role] = make_vtable(role);
+	if (!m->stage_vtable[role])
+		return -ENOMEM;
+	bus_guest_path(c->g, guest, sizeof(guest));
+	snprintf(path, sizeof(path), "%s/%s/%u", guest, mc_role_name(c->role),
+		 mc_role_index(c->role));
+	return sd_bus_add_object_vtable(m->bus, &c->object, path, MC_IFACE_STAGE,
+					m->stage_vtable[role], c);
 }
 
-#define FINDER(name)                                                                               \
-	static int find_##name(sd_bus *bus, const char *path, const char *iface, void *userdata,   \
-	                       void **ret, sd_bus_error *e)                                        \
-	{                                                                                          \
-		return find_of_role(bus, path, iface, userdata, ret, e, #name);                    \
-	}
-FINDER(capture)
-FINDER(stage)
-FINDER(transport)
-FINDER(netgate)
-FINDER(restore)
-
-int bus_stage_register(struct manager *m)
+void bus_stage_remove(struct child *c)
 {
-	static const sd_bus_object_find_t finders[] = {find_capture, find_stage, find_transport,
-	                                               find_netgate, find_restore};
-	int r = 0;
-
-	for (size_t i = 0; r >= 0 && i < MC_ARRAY_SIZE(role_names); i++) {
-		sd_bus_vtable *v;
-		enum mc_role role;
-
-		r = mc_role_parse(role_names[i], 0, &role);
-		v = r < 0 ? NULL : make_vtable(role);
-		if (!v)
-			return -ENOMEM;
-		r = sd_bus_add_fallback_vtable(m->bus, NULL, PREFIX, MC_IFACE_STAGE, v, finders[i],
-		                               m);
-	}
-	return r < 0 ? r : sd_bus_add_node_enumerator(m->bus, NULL, PREFIX, list_children, m);
+	c->object = sd_bus_slot_unref(c->object);
 }

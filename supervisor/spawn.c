@@ -71,8 +71,10 @@ static int on_death(sd_event_source *s, int fd, uint32_t revents, void *userdata
 	if (c->wanted)
 		obituary(c, ours ? &si : NULL);
 	forget(c);
-	if (!c->wanted || c->g->dying)
+	if (!c->wanted || c->g->dying) {
+		bus_stage_remove(c);
 		return 0;
+	}
 	if (dies_too_often(c)) {
 		c->given_up = true;
 		c->wanted = false;
@@ -142,6 +144,7 @@ int child_spawn(struct child *c)
 	c->pid = pid;
 	c->ours = true;
 	c->wanted = true;
+	(void)bus_stage_add(c);
 	r = watch_pid(c);
 	if (r < 0)
 		mc_log_errno(r, "guest %s: can't watch mc-%s", c->g->name, mc_role_name(c->role));
@@ -158,6 +161,7 @@ int child_adopt(struct child *c, pid_t pid, sd_bus *bus)
 		c->pid = pid;
 		c->ours = false;
 		c->wanted = true;
+		(void)bus_stage_add(c);
 		r = watch_pid(c);
 		if (r < 0) {
 			c->pid = 0;
@@ -202,4 +206,5 @@ void child_kill_wait(struct child *c)
 	if (c->ours)
 		(void)waitid(P_PIDFD, (id_t)c->pidfd, &(siginfo_t){0}, WEXITED | WNOHANG);
 	forget(c);
+	bus_stage_remove(c);
 }

@@ -44,7 +44,7 @@ struct child {
 	uint64_t death[DEATHS_KEPT]; /* ns, newest last */
 	sd_event_source *source;
 	sd_bus *bus; /* its control connection; NULL until it registers */
-	bool announced;
+	sd_bus_slot *object; /* on the public bus */
 };
 
 struct guest {
@@ -79,6 +79,7 @@ struct manager {
 	unsigned nguests;
 	struct connection *connections;
 	unsigned nconnections;
+	sd_bus_vtable *stage_vtable[MC_ROLE_MAX]; /* made at the first use, by role */
 	uint32_t hash; /* of the runtime directory: part of arena names */
 };
 
@@ -89,7 +90,8 @@ struct guest *manager_find(struct manager *m, const char *name);
 /* bus-manager.c, bus-guest.c, bus-stage.c */
 int bus_start(struct manager *m);
 int bus_guest_register(struct manager *m);
-int bus_stage_register(struct manager *m);
+int bus_stage_add(struct child *c);
+void bus_stage_remove(struct child *c);
 /* Reads an a{sv} into a request. Sets the error. */
 int bus_read_options(sd_bus_message *m, struct request *rq, bool running, sd_bus_error *e);
 int bus_error(sd_bus_error *e, int error, const char *fmt, ...)
