@@ -50,7 +50,7 @@ static void add_lines(json_t *array, const char *text)
 
 static json_t *report(struct qmp *q, const struct vm_info *vm, json_t *refusals)
 {
-	json_t *blocks = json_array();
+	json_t *blocks = json_array(), *dgram = NULL;
 	char mc_autofree *args = NULL;
 	uint64_t ram = 0;
 
@@ -61,10 +61,12 @@ static json_t *report(struct qmp *q, const struct vm_info *vm, json_t *refusals)
 		                                        "size", (json_int_t)vm->block[i].size));
 	}
 	(void)vm_standby_args(q, vm, &args);
-	return json_pack("{s:i, s:I, s:I, s:o, s:[], s:O, s:s, s:s}", "pid", (int)vm->pid,
-	                 "start_time", (json_int_t)vm->start_time, "ram_bytes", (json_int_t)ram,
-	                 "blocks", blocks, "taps", "refusals", refusals, "description",
-	                 vm->description, "standby_args", args ? args : "");
+	if (vm_dgram_paths(q, &dgram) < 0)
+		dgram = json_object();
+	return json_pack("{s:o, s:i, s:I, s:I, s:o, s:[], s:O, s:s, s:s}", "dgram", dgram, "pid",
+	                 (int)vm->pid, "start_time", (json_int_t)vm->start_time, "ram_bytes",
+	                 (json_int_t)ram, "blocks", blocks, "taps", "refusals", refusals,
+	                 "description", vm->description, "standby_args", args ? args : "");
 }
 
 static int connect_error(const char *path, int r, json_t *refusals)

@@ -65,4 +65,10 @@ int vm_open_block(const struct vm_info *i, unsigned block);
  */
 int vm_standby_args(struct qmp *q, const struct vm_info *i, char **ret);
 
+/*
+ * Unix addresses that -netdev dgram back ends are bound to, as an object {netdev: path}; *ret is
+ * a new reference.
+ */
+int vm_dgram_paths(struct qmp *q, json_t **ret);
+
 #endif

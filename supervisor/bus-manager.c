@@ -177,6 +177,18 @@ static struct guest *same_qemu(struct manager *m, const struct request *rq)
 	return NULL;
 }
 
+/* Where QEMU listens for frames, unless the caller said so. */
+static void fill_qemu_paths(struct request *rq, json_t *dgram)
+{
+	for (uint32_t i = 0; i < rq->cfg.nnics; i++) {
+		struct mc_nic *n = &rq->cfg.nic[i];
+		const char *path = json_string_value(json_object_get(dgram, n->netdev));
+
+		if (path && strlen(path) < sizeof(n->qemu_path))
+			snprintf(n->qemu_path, sizeof(n->qemu_path), "%s", path);
+	}
+}
+
 static void inspected(struct manager *m, struct request *rq, bool primary, const char *text)
 {
 	json_t *j = json_loads(text, 0, NULL);
@@ -200,6 +212,7 @@ static void inspected(struct manager *m, struct request *rq, bool primary, const
 	} else if (rq->args_only || rq->dry_run) {
 		r = 0;
 	} else {
+		fill_qemu_paths(rq, json_object_get(j, "dgram"));
 		r = guest_start(m, rq, primary ? MC_SIDE_PRIMARY : MC_SIDE_BACKUP, ram, why,
 		                sizeof(why));
 		if (r < 0 && !why[0])
