@@ -202,7 +202,7 @@ static void inspected(struct manager *m, struct request *rq, bool primary, const
 		snprintf(why, sizeof(why), "guest %s: QEMU behind %s can't be examined",
 		         rq->cfg.guest, rq->cfg.qmp);
 		r = -EIO;
-	} else if (json_array_size(bad)) {
+	} else if (json_array_size(bad) && !(rq->args_only && json_object_get(j, "standby_args"))) {
 		join_refusals(bad, rq->cfg.guest, why, sizeof(why));
 		r = -EPERM;
 	} else if (old && !guest_replaceable(old)) {
