@@ -74,6 +74,7 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 	struct out_epoch *e = NULL;
 	char text[MC_WHY_MAX];
 	uint64_t now = mc_now_ns();
+	bool was_up = t->up;
 
 	transport_bury(t, l);
 	transport_set_link(t, false);
@@ -97,7 +98,7 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 		stop_syncing(t, MC_REASON_PEER_LOST, text);
 		return;
 	}
-	mc_debug("%s", text);
+	mc_log(was_up ? LOG_WARNING : LOG_DEBUG, "%s", text);
 	retry_in(t, now - t->p.attempt_began < failure_ns(t) ? RETRY_FAST_US : RETRY_SLOW_US);
 }
 
@@ -163,25 +164,41 @@ static void commit_one(struct transport *t, struct out_epoch *e)
 	collect_drop(t, e);
 }
 
-static int take_ack(struct transport *t, uint64_t epoch)
+/*
+ * Commits what was acknowledged.  The ACK may overtake the last worker's mark in the journal
+ * (STAGED): then the rest is done when that worker rings.
+ */
+static int apply_acks(struct transport *t)
 {
 	struct mc_control *c = t->a->control;
 	struct out_epoch *e;
+	int did = 0;
 
-	if (epoch > atomic_load(&t->a->journal.shm->last_begun))
-		return -EPROTO;
-	if (mc_fault("transport.ack") < 0)
-		return -EIO;
-	while ((e = collect_oldest(t, 0)) && e->epoch <= epoch) {
+	while ((e = collect_oldest(t, 0)) && e->epoch <= t->p.acked) {
 		enum mc_epoch_state s = mc_journal_state(&t->a->journal, e->epoch);
 
-		if (s == MC_EPOCH_CAPTURING || s == MC_EPOCH_CAPTURED)
-			return -EPROTO; /* never sent */
+		if (s == MC_EPOCH_CAPTURED)
+			break;
 		commit_one(t, e);
+		did = 1;
 	}
+	if (!did)
+		return 0;
 	if (mc_state_of(atomic_load(&c->state)) == MC_STATE_SYNCING)
 		(void)move(t, MC_STATE_SYNCING, MC_STATE_PROTECTED, MC_REASON_FIRST_COMMIT);
 	mc_arena_ring_all(t->a);
+	return 1;
+}
+
+static int take_ack(struct transport *t, uint64_t epoch)
+{
+	if (epoch > atomic_load(&t->a->journal.shm->last_begun) ||
+	    mc_journal_state(&t->a->journal, epoch) == MC_EPOCH_CAPTURING)
+		return -EPROTO; /* never sent */
+	if (mc_fault("transport.ack") < 0)
+		return -EIO;
+	t->p.acked = mc_max_u64(t->p.acked, epoch);
+	(void)apply_acks(t);
 	return 0;
 }
 
@@ -627,6 +644,8 @@ int primary_work(struct transport *t)
 {
 	int r = collect_step(t);
 
+	if (r == 0)
+		r = apply_acks(t);
 	if (r)
 		return r;
 	if (finished(t))

@@ -26,6 +26,7 @@ struct primary {
 	struct out_epoch *epoch; /* [EPOCHS_MAX] */
 	mc_handle *window;       /* first copy: by seq % window_size */
 	uint64_t window_size, sync_next;
+	uint64_t acked;         /* newest epoch that the backup acknowledged */
 	uint64_t attempt_began; /* ns: since when the peer can't be reached; 0: it can */
 	bool end_sent, greeted, refused_logged;
 	sd_event_source *retry;
