@@ -11,7 +11,7 @@
 SHELL := /bin/bash
 SAN ?=
 B ?= build$(if $(SAN),-san)
-CC ?= gcc
+CC := gcc
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
 CFLAGS ?= -O2 -g
 PKGS := libsystemd jansson libzstd libxxhash
@@ -45,7 +45,7 @@ $(shell mkdir -p $(B); echo '$(CC) $(ALLCF)' | cmp -s - $(B)/.flags || echo '$(C
 BINS := $(PROCS:%=$(B)/mc-%) $(B)/mcctl
 UNIT := $(foreach d,$(LIBDIRS) $(PROCS),$(call tests,$d))
 
-.PHONY: all deps demo check check-unit check-integration bench lint clean unit
+.PHONY: all deps guest demo check check-unit check-integration bench lint lint-deps clean unit
 all: $(BINS)
 unit: $(UNIT)
 
@@ -72,6 +72,44 @@ $(B)/%.o: %.c $(B)/.flags
 
 deps:
 	scripts/install-deps all
+
+guest: deps
+	tests/guest/build build/guest
+
+demo: guest
+	$(MAKE) all
+	tests/demo.py
+
+# Unit tests, the same under ASan and UBSan, then real guests.
+check: guest
+	$(MAKE) all unit
+	$(MAKE) SAN=address,undefined unit
+	tests/run
+
+check-unit: deps
+	$(MAKE) all unit
+	$(MAKE) SAN=address,undefined unit
+	tests/run --unit
+
+check-integration: guest
+	$(MAKE) all
+	tests/run --integration
+
+bench: guest
+	$(MAKE) all build/bench-ring
+	tests/bench/run
+
+$(B)/bench-ring: tests/bench/ring.c $(B)/ipc.a
+	$(CC) $(ALLCF) -O3 -o $@ $^ -lpthread
+
+lint: lint-deps
+	clang-format --dry-run -Werror $(wildcard $(patsubst %,%/*.[ch],$(LIBDIRS) $(PROCS)))
+	cppcheck --quiet --error-exitcode=1 --enable=warning,portability --inline-suppr \
+		--suppress=missingIncludeSystem -D__GNUC__ $(LIBDIRS) $(PROCS)
+	shellcheck scripts/install-deps tests/guest/build tests/guest/init .ci/run
+
+lint-deps:
+	scripts/install-deps lint
 
 clean:
 	rm -rf build build-san
