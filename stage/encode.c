@@ -90,7 +90,9 @@ static void encode_page(struct encoder *e, const struct encode_job *job,
 	}
 	if (job->shadow)
 		shadow = mc_shadow_open(job->shadow, key, job->meta->epoch, &has_base, &entry);
-	if (shadow && has_base && job->base && !(d->flags & MC_PAGE_NOBASE)) {
+	/* What an epoch between the base and this one left was aborted: the backup lacks it. */
+	if (shadow && has_base && atomic_load(&entry->tag) <= job->base &&
+	    !(d->flags & MC_PAGE_NOBASE)) {
 		p->method = MC_PAGE_DELTA;
 		xor_page(e->stream + e->len, page, shadow);
 		stats->delta++;
@@ -161,7 +163,7 @@ int64_t encode_slab(struct encoder *e, const struct encode_job *job, void *out,
 
 	e->len = 0;
 	if (job->meta->kind == MC_KIND_PAGES) {
-		if (!job->meta->pages || job->meta->pages > mc_copyset_pages_max(e->unit) ||
+		if (job->meta->pages > mc_copyset_pages_max(e->unit) ||
 		    encode_pages(e, job, table, &h.pages, stats) < 0)
 			return -EBADMSG;
 		h.base = job->base;

@@ -35,7 +35,8 @@ struct encode_job {
 
 /*
  * Encodes into @out (unit bytes).  Returns the encoded length, or -EBADMSG when the raw slab
- * or its descriptors are impossible, -EIO when zstd fails.  Never writes beyond unit bytes.
+ * or its descriptors are impossible.  Never writes beyond unit bytes.  A slab whose pages are
+ * all struck out becomes one without pages.
  */
 int64_t encode_slab(struct encoder *e, const struct encode_job *job, void *out,
                     struct encode_stats *stats);

@@ -8,10 +8,23 @@
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 
-/* An epoch may be encoded once the one that its deltas build on is; 1 yes, 0 wait, -1 never. */
-static int may_encode(const struct stage *s, uint64_t epoch, uint64_t *base)
+/*
+ * An epoch that can't be sent.  While capture still pushes its slabs only capture may abort it:
+ * its move to CAPTURED rings.  0 wait for that, -1 done.
+ */
+static int give_up_on(struct stage *s, uint64_t epoch, int error)
 {
-	const struct mc_journal *j = &s->a->journal;
+	if (mc_journal_state(&s->a->journal, epoch) == MC_EPOCH_CAPTURING)
+		return 0;
+	(void)mc_journal_abort_from(&s->a->journal, epoch, error);
+	mc_arena_ring_all(s->a);
+	return -1;
+}
+
+/* An epoch may be encoded once the one that its deltas build on is; 1 yes, 0 wait, -1 never. */
+static int may_encode(struct stage *s, uint64_t epoch, uint64_t *base)
+{
+	struct mc_journal *j = &s->a->journal;
 	enum mc_epoch_state st = mc_journal_state(j, epoch), b;
 	const struct mc_journal_record *r;
 
@@ -28,7 +41,7 @@ static int may_encode(const struct stage *s, uint64_t epoch, uint64_t *base)
 		return 1;
 	b = mc_journal_state(j, *base);
 	if (b == MC_EPOCH_ABORTED)
-		return -1; /* whoever aborted it aborts this one as well */
+		return give_up_on(s, epoch, -ECANCELED);
 	return b != MC_EPOCH_CAPTURING && b != MC_EPOCH_CAPTURED;
 }
 
@@ -74,7 +87,6 @@ static void count(struct stage *s, const struct encode_stats *st, const struct m
 	mc_metric_add(m, MC_M_BYTES_IN, in->used);
 	mc_metric_add(m, MC_M_BYTES_OUT, out);
 	mc_metric_add(m, MC_M_ENCODE_TIME, ns);
-	mc_metric_set(m, MC_M_QUEUE_DEPTH, mc_ring_depth(s->in.ring));
 }
 
 /* Encodes @raw into @out. Length or negative errno. */
@@ -139,12 +151,20 @@ static int pass_on(struct stage *s, mc_handle raw, const struct mc_slab_meta *me
 	return 1;
 }
 
-/* A raw slab that makes no sense: the epoch can't be sent. */
+/* A raw slab that makes no sense: without it neither epoch nor first copy can be had. */
 static int reject(struct stage *s, mc_handle raw, uint64_t epoch, int error)
 {
-	mc_err("epoch %llu: a slab can't be encoded: %s; the epoch is aborted and taken again",
-	       (unsigned long long)epoch, strerror(-error));
-	(void)mc_journal_abort_from(&s->a->journal, epoch, error);
+	if (epoch && give_up_on(s, epoch, error) == 0)
+		return 0;
+	mc_err("epoch %llu: a slab can't be encoded: %s; %s", (unsigned long long)epoch,
+	       strerror(-error),
+	       epoch ? "the epoch is aborted and taken again" : "protect the guest again");
+	if (!epoch) {
+		mc_control_refuse(s->a->control, "a slab of the first copy can't be encoded: %s",
+		                  strerror(-error));
+		(void)mc_state_move(s->a->control, MC_SIDE_PRIMARY, s->w->role, MC_STATE_SYNCING,
+		                    MC_STATE_STOPPED, MC_REASON_ERROR);
+	}
 	finish_raw(s, raw);
 	mc_arena_ring_all(s->a);
 	return 1;
@@ -158,6 +178,7 @@ static int one_slab(struct stage *s)
 	int64_t len;
 	int r = mc_ring_peek(&s->in, 0, &raw);
 
+	mc_metric_set(mc_worker_metrics(s->w), MC_M_QUEUE_DEPTH, mc_ring_depth(s->in.ring));
 	if (r <= 0)
 		return r;
 	if (mc_pool_claim(&s->a->slabs, raw, MC_ROLE_CAPTURE) < 0) {
@@ -172,6 +193,8 @@ static int one_slab(struct stage *s)
 	}
 	if (r == 0)
 		return 0;
+	if (meta.epoch && meta.seq >= MC_EPOCH_SLABS_MAX)
+		return reject(s, raw, meta.epoch, -EBADMSG);
 	if (mc_pool_alloc(&s->a->slabs, meta.epoch, false, &out) < 0)
 		return 0; /* transport frees and rings */
 	len = encode(s, raw, &meta, base, mc_pool_data(&s->a->slabs, out));
