@@ -36,7 +36,7 @@ static int check_header(const struct mc_enc_header *h, size_t len, const struct 
 		    h->raw_len > mc_copyset_state_max(lim->unit))
 			return -EBADMSG;
 	} else if (h->of_kind == MC_KIND_PAGES) {
-		if (!h->pages || h->pages > mc_copyset_pages_max(lim->unit) || h->hash ||
+		if (h->pages > mc_copyset_pages_max(lim->unit) || h->hash ||
 		    h->raw_len > h->pages * MC_PAGE_SIZE || h->raw_len % MC_PAGE_SIZE)
 			return -EBADMSG;
 	} else {
