@@ -28,10 +28,10 @@ def one_role(side, role):
         w.a.start()
         w.b.start()
         g = sc.boot(w.a, work=LOAD)
-        redis = mctest.Redis(w)
         mem = mctest.MemCheck(w)
         watch = mctest.CounterWatch(w)
         sc.protect(w.a, w.b)
+        redis = mctest.Redis(w)
         host = w.a if side == "primary" else w.b
         for i in range(ROUNDS):
             sc.write_for(redis, 0.2 + random.random() / 4)
@@ -86,9 +86,9 @@ def test_kill_supervisors():
         w.a.start()
         w.b.start()
         sc.boot(w.a, work=LOAD)
-        redis = mctest.Redis(w)
         mem = mctest.MemCheck(w)
         sc.protect(w.a, w.b)
+        redis = mctest.Redis(w)
         for host in (w.a, w.b):
             host.supervisor.kill()
             host.supervisor.wait()
@@ -113,8 +113,8 @@ def test_stopped_processes_pause_little():
         w.a.start()
         w.b.start()
         g = sc.boot(w.a, work=LOAD)
-        redis = mctest.Redis(w)
         sc.protect(w.a, w.b)
+        redis = mctest.Redis(w)
         g.qmp.events.clear()
         for _ in range(10):
             sc.write_for(redis, 0.1 + random.random() / 10)

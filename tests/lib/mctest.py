@@ -430,7 +430,7 @@ class World:
         """What the supervisors and guests logged, when a test failed."""
         for h in self.hosts:
             for f in sorted(os.listdir(h.dir)):
-                if f.endswith(".log"):
+                if f.endswith(".log") and f != "dbus.log":
                     with open(f"{h.dir}/{f}", encoding="utf-8", errors="replace") as fd:
                         text = fd.read()[-6000:]
                     print(f"--- {h.name}/{f}\n{text}", file=sys.stderr)

@@ -13,7 +13,10 @@ IPS = f"mc.ip={LAN}.50/24,10.79.0.50/24"
 def boot(host, nics=1, work="mc.redis=1", mem=256, **kw):
     """Boots the Linux test guest on a host."""
     ips = IPS if nics == 2 else IPS.split(",", maxsplit=1)[0]
-    return host.guest("vm", mem=mem, nics=nics, append=f"{ips} {work}", **kw)
+    g = host.guest("vm", mem=mem, nics=nics, append=f"{ips} {work}", **kw)
+    word = "Ready to accept" if "mc.redis=1" in work else "guest: up"
+    mctest.wait_for("the guest's boot", lambda: word in g.console(), 30)
+    return g
 
 
 def accept():
