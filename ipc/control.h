@@ -159,7 +159,9 @@ struct mc_control {
 	_Atomic uint64_t resolved; /* HELD: 1 promote (run unprotected), 2 demote (stay stopped) */
 
 	_Atomic uint64_t blocks; /* number of valid entries in block[] */
-	uint8_t pad[64];
+	/* backup: the QEMU that block[] belongs to; written by restore before standby_ready */
+	_Atomic uint64_t standby_pid, standby_start;
+	uint8_t pad[48];
 	struct mc_block block[MC_BLOCKS_MAX];
 	/*
 	 * What the guest is (QEMU version, machine, CPU model, devices), a line each, sorted, NUL
