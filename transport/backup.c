@@ -101,6 +101,7 @@ static int adopt_primary(struct transport *t, struct link *l, const struct mc_wi
 	atomic_store(&c->peer_instance[0], th->h.instance[0]);
 	atomic_store(&c->peer_instance[1], th->h.instance[1]);
 	atomic_store(&c->sync_received, 0);
+	atomic_store(&c->peer_end, 0); /* of an earlier primary, whose first copy broke off */
 	atomic_store(&c->peer_strikes, th->h.strikes);
 	t->b.acked = t->b.nacked = 0;
 	return 0;
