@@ -289,14 +289,9 @@ static int epoch_is_due(struct capture *c)
 
 	if (atomic_load(&ctl->want_hold) || !c->running)
 		return 0;
-	if (mc_journal_in_flight(&c->a->journal) >=
-	    (asked ? 1 : 0) + atomic_load(&c->a->config->max_in_flight))
-		return 0;
-	if (!asked && now < c->due) {
-		arm_timer(c, c->due);
-		return 0;
-	}
-	return 1;
+	if (mc_journal_in_flight(&c->a->journal) >= atomic_load(&c->a->config->max_in_flight))
+		return 0; /* the next ACK rings */
+	return asked || now >= c->due;
 }
 
 static int epochs_phase(struct capture *c)
@@ -328,8 +323,10 @@ static int epochs_phase(struct capture *c)
 		return 0;
 	}
 	if (!epoch_is_due(c)) {
-		if (c->due < mc_now_ns())
-			arm_timer(c, mc_now_ns() + mc_config_interval_ns(c->a->config));
+		uint64_t now = mc_now_ns();
+
+		/* Without a timer nobody would look at the lease while no epoch can be taken. */
+		arm_timer(c, c->due > now ? c->due : now + mc_config_interval_ns(c->a->config));
 		return 0;
 	}
 	c->checkpoint_seen = atomic_load(&ctl->want_checkpoint);

@@ -40,8 +40,6 @@ int pause_begin(struct capture *c, uint64_t *began)
 	atomic_store(&ctl->pause_began, *began);
 	atomic_store(&ctl->paused, 1);
 	r = qmp_send_raw(c->q, stop_cmd, sizeof(stop_cmd) - 1);
-	if (mc_fault("capture.pause.stopped") < 0)
-		r = -EIO;
 	if (r == 0)
 		r = qmp_wait_running(c->q, deadline, &was_running);
 	if (r == 0)
@@ -49,6 +47,10 @@ int pause_begin(struct capture *c, uint64_t *began)
 	if (r < 0) {
 		atomic_store(&ctl->paused, 0);
 		return lost(c, r);
+	}
+	if (mc_fault("capture.pause.stopped") < 0) {
+		(void)pause_end(c, *began, NULL);
+		return -EIO;
 	}
 	if (!was_running) {
 		/* Somebody else stopped it meanwhile: it isn't ours to let go. */

@@ -53,6 +53,12 @@ static int on_ping(sd_event_source *s, uint64_t usec, void *userdata)
 		(void)sd_event_source_set_enabled(s, SD_EVENT_OFF);
 		return 0;
 	}
+	/* TCP alone would go on trying for minutes. The backup's silence is restore's to judge. */
+	if (t->side == MC_SIDE_PRIMARY &&
+	    ping.stamp - atomic_load(&t->a->control->last_rx) > period * 10 * MC_NS_PER_US) {
+		t->link->events->closed(t, t->link, -ETIMEDOUT, "the backup is silent");
+		return 0;
+	}
 	(void)link_send(t->link, MC_MSG_PING, 0, &ping, sizeof(ping));
 	(void)sd_event_source_set_time_relative(s, period);
 	(void)sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
