@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* The one piece of process-wide state: who speaks, and how much. */
 static struct {
@@ -33,14 +34,22 @@ void mc_log_set_words(char *words, size_t len)
 
 static void put(int level, const char *text)
 {
-	char prefix[8] = "";
+	char prefix[32] = "";
+	struct timespec now;
+	struct tm tm;
 
 	if (level <= LOG_ERR && setup.words)
 		snprintf(setup.words, setup.words_len, "%s", text);
 	if (level > setup.max_level)
 		return;
-	if (setup.journal)
-		snprintf(prefix, sizeof(prefix), "<%d>", level);
+	if (setup.journal) {
+		snprintf(prefix, sizeof(prefix), "<%d>", level); /* the journal stamps its lines */
+	} else {
+		clock_gettime(CLOCK_REALTIME, &now);
+		localtime_r(&now.tv_sec, &tm);
+		snprintf(prefix, sizeof(prefix), "%02d:%02d:%02d.%03ld ", tm.tm_hour, tm.tm_min,
+		         tm.tm_sec, now.tv_nsec / 1000000);
+	}
 	if (setup.guest && setup.guest[0])
 		fprintf(stderr, "%s%s: guest %s: %s\n", prefix, setup.process, setup.guest, text);
 	else

@@ -39,7 +39,7 @@ def one_role(side, role):
             mctest.wait_for(f"a new mc-{role}", lambda: any(p != old for p, _ in host.worker_pids(role)), 5)
             sc.epochs_go_on(w.a, 3)
             check(w.a.state() == "PROTECTED", f"after kill {i} of {role}: {w.a.state()}")
-            check(g.status() == "running", f"after kill {i} of {role}: guest {g.status()}")
+            mctest.wait_for(f"the guest to run after kill {i} of {role}", lambda: g.status() == "running", 1)
             watch.poll()
         sc.no_bad_words(mem)
         w.a.kill_everything()

@@ -336,6 +336,9 @@ class Host:
             try:
                 with open(f"/proc/{p}/cmdline", encoding="utf-8") as f:
                     exe = os.path.basename(f.read().split("\0")[0])
+                with open(f"/proc/{p}/comm", encoding="utf-8") as f:
+                    if f.read().strip() == "mc-guard":
+                        continue
             except OSError:
                 continue
             if exe.startswith("mc-") and (role is None or exe == f"mc-{role}"):
