@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -101,6 +102,12 @@ static int map_ram(struct capture *c)
 		if (c->ram_fd[i] < 0)
 			return mc_log_errno(c->ram_fd[i], "can't open RAM block %s",
 			                    c->vm.block[i].name);
+		/* One protector a guest, whatever supervisor it belongs to; gone with the process.
+		 */
+		if (flock(c->ram_fd[i], LOCK_EX | LOCK_NB) < 0)
+			return refuse(c, -EBUSY,
+			              "the guest is protected already, by another supervisor; "
+			              "unprotect it there first");
 		p = mmap(NULL, c->vm.block[i].size, PROT_READ, MAP_SHARED, c->ram_fd[i], 0);
 		if (p == MAP_FAILED)
 			return mc_log_errno(-errno, "can't map RAM block %s", c->vm.block[i].name);

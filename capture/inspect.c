@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 
 #include "../ipc/util.h"
 #include "capture.h"
@@ -86,6 +87,14 @@ static int connect_error(const char *path, int r, json_t *refusals)
 	return r;
 }
 
+/* Another supervisor's capture, or a restore, holds the RAM (attach.c). */
+static bool in_use(const struct vm_info *vm)
+{
+	int mc_autoclose fd = vm_open_block(vm, 0);
+
+	return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+}
+
 static json_t *inspect(const struct options *o, json_t *refusals)
 {
 	char mc_autofree *all = NULL;
@@ -107,6 +116,10 @@ static json_t *inspect(const struct options *o, json_t *refusals)
 		                        : "",
 		             why, sizeof(why), &all);
 		add_lines(refusals, all ? all : r < 0 ? why : "");
+		if (in_use(&vm))
+			add_lines(refusals,
+			          "the guest is protected already, by another supervisor; "
+			          "unprotect it there first");
 		result = report(q, &vm, refusals);
 	} else {
 		add_lines(refusals, why);

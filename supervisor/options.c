@@ -276,6 +276,12 @@ int option_set(struct request *rq, const char *key, const char *value, bool runn
 	return -ENOENT;
 }
 
+/* Loopback by its address: what a name resolves to isn't asked here. */
+static bool peer_is_loopback(const char *peer)
+{
+	return strncmp(peer, "127.", 4) == 0 || strncmp(peer, "[::1]", 5) == 0;
+}
+
 int request_check(const struct request *rq, bool primary, char *why, size_t why_len)
 {
 	const char *text = NULL;
@@ -284,6 +290,10 @@ int request_check(const struct request *rq, bool primary, char *why, size_t why_
 		text = "qmp is missing: the path of QEMU's monitor socket";
 	else if (primary && !rq->cfg.peer[0] && !rq->dry_run)
 		text = "peer is missing: ADDRESS:PORT of the host with the standby";
+	else if (primary && rq->cfg.peer[0] && !rq->cfg.insecure && !peer_is_loopback(rq->cfg.peer))
+		text = "the link to the peer isn't encrypted; if its network is trusted, say so "
+		       "with "
+		       "insecure";
 	else if (rq->params.max_memory / rq->params.slab_size < 4)
 		text = "max-memory must hold at least 4 slabs of slab-size";
 	else if (primary && rq->cfg.gate == MC_GATE_NONE && rq->cfg.nnics)

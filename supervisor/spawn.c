@@ -57,6 +57,23 @@ static bool dies_too_often(struct child *c)
 	return c->death[0] && c->death[DEATHS_KEPT - 1] - c->death[0] < DEATH_WINDOW;
 }
 
+/*
+ * A guest whose pipeline can't run must not look protected: the protection is ended in good
+ * order, as far as the rest of the pipeline can.
+ */
+static void end_protection(struct child *c)
+{
+	struct mc_control *ctl = c->g->arena.control;
+
+	if (c->g->side != MC_SIDE_PRIMARY)
+		return;
+	mc_control_refuse(ctl, "mc-%s dies again and again", mc_role_name(c->role));
+	if (c->role == MC_ROLE_CAPTURE)
+		atomic_store(&ctl->capture_ready, 1); /* in the dead one's place */
+	atomic_store_explicit(&ctl->want_end, MC_REASON_ERROR, memory_order_release);
+	mc_arena_ring_all(&c->g->arena);
+}
+
 static int on_death(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 {
 	struct child *c = userdata;
