@@ -99,6 +99,7 @@ static int on_death(sd_event_source *s, int fd, uint32_t revents, void *userdata
 		            "mc-%s died %d times within 10 s and isn't started again; see its "
 		            "messages, then use mcctl restart %s %s",
 		            mc_role_name(c->role), DEATHS_KEPT, c->g->name, mc_role_name(c->role));
+		end_protection(c);
 		return 0;
 	}
 	c->restarts++;
