@@ -22,41 +22,6 @@ void bus_guest_path(const struct guest *g, char *buf, size_t len)
 	free(path);
 }
 
-static int find_guest(sd_bus *bus, const char *path, const char *iface, void *userdata, void **ret,
-                      sd_bus_error *e)
-{
-	struct manager *m = userdata;
-	char *name = NULL;
-	int r = sd_bus_path_decode(path, PREFIX, &name);
-
-	(void)bus, (void)iface, (void)e;
-	if (r <= 0)
-		return 0;
-	*ret = manager_find(m, name);
-	free(name);
-	return *ret != NULL;
-}
-
-static int list_guests(sd_bus *bus, const char *prefix, void *userdata, char ***ret,
-                       sd_bus_error *e)
-{
-	struct manager *m = userdata;
-	char **list = calloc(m->nguests + 1, sizeof(*list));
-	unsigned n = 0;
-
-	(void)bus, (void)prefix, (void)e;
-	if (!list)
-		return -ENOMEM;
-	for (struct guest *g = m->guests; g; g = g->next) {
-		char path[256];
-
-		bus_guest_path(g, path, sizeof(path));
-		list[n++] = strdup(path);
-	}
-	*ret = list;
-	return 0;
-}
-
 static void ring(struct guest *g)
 {
 	mc_arena_ring_all(&g->arena);
@@ -424,12 +389,13 @@ static const sd_bus_vtable guest_vtable[] = {
         SD_BUS_VTABLE_END,
 };
 
-int bus_guest_register(struct manager *m)
+int bus_guest_register(struct guest *g)
 {
-	int r = sd_bus_add_fallback_vtable(m->bus, NULL, PREFIX, MC_IFACE_GUEST, guest_vtable,
-	                                   find_guest, m);
+	char path[256];
 
-	return r < 0 ? r : sd_bus_add_node_enumerator(m->bus, NULL, PREFIX, list_guests, m);
+	bus_guest_path(g, path, sizeof(path));
+	return sd_bus_add_object_vtable(g->m->bus, &g->object, path, MC_IFACE_GUEST, guest_vtable,
+	                                g);
 }
 
 void bus_guest_changed(struct guest *g, const char *old, const char *now, const char *reason)

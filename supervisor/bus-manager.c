@@ -527,8 +527,6 @@ int bus_start(struct manager *m)
 		return mc_log_errno(r, "can't connect to the %s bus", m->bus_address);
 	r = sd_bus_add_object_vtable(m->bus, NULL, MC_BUS_ROOT, MC_IFACE_MGR, manager_vtable, m);
 	if (r >= 0)
-		r = bus_guest_register(m);
-	if (r >= 0)
 		r = sd_bus_attach_event(m->bus, m->event, SD_EVENT_PRIORITY_NORMAL);
 	if (r >= 0)
 		r = sd_bus_request_name(m->bus, MC_BUS_NAME, 0);

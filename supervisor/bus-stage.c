@@ -137,9 +137,9 @@ int bus_stage_add(struct child *c)
 		return -ENOMEM;
 	bus_guest_path(c->g, guest, sizeof(guest));
 	snprintf(path, sizeof(path), "%s/%s/%u", guest, mc_role_name(c->role),
-		 mc_role_index(c->role));
+	         mc_role_index(c->role));
 	return sd_bus_add_object_vtable(m->bus, &c->object, path, MC_IFACE_STAGE,
-					m->stage_vtable[role], c);
+	                                m->stage_vtable[role], c);
 }
 
 void bus_stage_remove(struct child *c)

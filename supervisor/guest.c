@@ -193,6 +193,8 @@ int guest_start(struct manager *m, const struct request *rq_in, enum mc_side sid
 		                  side == MC_SIDE_PRIMARY ? MC_STATE_SYNCING : MC_STATE_WAITING,
 		                  MC_REASON_STARTED);
 	if (r == 0)
+		r = bus_guest_register(g);
+	if (r >= 0)
 		r = watch_start(g);
 	if (r == 0)
 		r = spawn_all(g, why, why_len);
@@ -221,7 +223,7 @@ struct guest *guest_adopt(struct manager *m, const char *name, int arena_fd, con
 	}
 	g->side = (enum mc_side)g->arena.params.side;
 	link_guest(g);
-	if (watch_start(g) < 0) {
+	if (bus_guest_register(g) < 0 || watch_start(g) < 0) {
 		guest_remove(g);
 		return NULL;
 	}
@@ -245,6 +247,7 @@ void guest_remove(struct guest *g)
 	watch_stop(g);
 	unlink_guest(g);
 	bus_guest_added(g, false);
+	g->object = sd_bus_slot_unref(g->object);
 	(void)shm_unlink(g->shm_name);
 	mc_arena_done(&g->arena);
 	free(g);

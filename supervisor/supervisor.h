@@ -25,7 +25,7 @@
 #define MC_ERROR(x)    "org.microcheckpoint1.Error." x
 
 #define GUESTS_MAX   256
-#define DEATHS_KEPT  6
+#define DEATHS_KEPT  20
 #define DEATH_WINDOW (10 * 1000000000ULL)
 
 struct manager;
@@ -43,7 +43,7 @@ struct child {
 	uint64_t restarts;
 	uint64_t death[DEATHS_KEPT]; /* ns, newest last */
 	sd_event_source *source;
-	sd_bus *bus; /* its control connection; NULL until it registers */
+	sd_bus *bus;         /* its control connection; NULL until it registers */
 	sd_bus_slot *object; /* on the public bus */
 };
 
@@ -56,6 +56,7 @@ struct guest {
 	struct mc_arena arena;
 	struct child child[MC_ROLE_MAX];
 	sd_event_source *bell, *throttle;
+	sd_bus_slot *object; /* on the public bus */
 	uint64_t seen_state, seen_committed, seen_sync;
 	bool settled; /* reaction to a final state was taken */
 	bool dying;
@@ -89,7 +90,7 @@ struct guest *manager_find(struct manager *m, const char *name);
 
 /* bus-manager.c, bus-guest.c, bus-stage.c */
 int bus_start(struct manager *m);
-int bus_guest_register(struct manager *m);
+int bus_guest_register(struct guest *g);
 int bus_stage_add(struct child *c);
 void bus_stage_remove(struct child *c);
 /* Reads an a{sv} into a request. Sets the error. */
