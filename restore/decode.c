@@ -15,7 +15,8 @@
 struct decoder {
 	uint64_t unit;
 	ZSTD_DCtx *dctx;
-	uint8_t *stream;
+	uint8_t *slab;   /* private copy of the encoded slab */
+	uint8_t *stream; /* its content */
 	uint64_t zero_hash;
 };
 
@@ -27,8 +28,9 @@ int decoder_new(struct decoder **ret, uint64_t unit)
 		return -ENOMEM;
 	d->unit = unit;
 	d->dctx = ZSTD_createDCtx();
+	d->slab = malloc(unit);
 	d->stream = calloc(1, unit);
-	if (!d->dctx || !d->stream) {
+	if (!d->dctx || !d->slab || !d->stream) {
 		decoder_free(d);
 		return -ENOMEM;
 	}
@@ -42,9 +44,19 @@ struct decoder *decoder_free(struct decoder *d)
 	if (!d)
 		return NULL;
 	ZSTD_freeDCtx(d->dctx);
+	free(d->slab);
 	free(d->stream);
 	free(d);
 	return NULL;
+}
+
+int decoder_open(struct decoder *d, const void *slab, uint64_t len, const struct mc_enc_limits *lim,
+                 struct mc_enc_view *ret)
+{
+	if (!slab || len > d->unit)
+		return -EBADMSG;
+	memcpy(d->slab, slab, len);
+	return mc_enc_parse(d->slab, len, lim, ret);
 }
 
 /* Unpacks all chunks into @to (h.raw_len bytes; mc_enc_parse() checked the sums). */

@@ -15,6 +15,7 @@ int main(int argc, char **argv)
 	if (!r)
 		return 1;
 	e = mc_worker_run(argc, argv, &restore_ops, r);
+	restore_done(r);
 	free(r);
 	return e;
 }

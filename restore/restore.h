@@ -15,12 +15,11 @@
 #include "../qmp/vm.h"
 #include "decode.h"
 
-/* The epoch that is being decoded. */
+/* The epoch that is being decoded; the first n entries of the ring are its slabs 0 .. n - 1. */
 struct assembly {
 	uint64_t epoch; /* 0: none */
-	uint32_t n;     /* slabs decoded, in ring order */
+	uint32_t n;     /* slabs decoded */
 	mc_handle slab[MC_EPOCH_SLABS_MAX];
-	uint64_t seen[MC_EPOCH_SLABS_MAX / 64]; /* by seq */
 	bool have_state;
 };
 
@@ -35,25 +34,48 @@ struct restore {
 	struct decoder *decoder;
 	struct mc_ring_end in;
 	struct assembly as;
-	bool resumed; /* QMP RESUME was seen */
-	bool standby_gone;
-	bool failed; /* takeover failed: nothing more to do */
+	bool resumed;      /* the standby runs */
+	bool loaded;       /* it has taken the device state in, but may be paused */
+	bool standby_gone; /* there is nothing to restore into: only END is answered */
+	bool ring_bad;     /* transport's ring can't be trusted: what is committed still can */
 	sd_event_source *timer, *qmp_source;
 };
+
+/* restore.c */
+void restore_done(struct restore *r); /* accepts a zeroed or half-built struct */
 
 /* standby.c: the waiting QEMU. */
 int standby_attach(struct restore *r); /* 0; negative errno: refusal set, logged */
 void standby_detach(struct restore *r);
 int standby_empty(struct restore *r); /* gives all of its RAM back: it reads as zero */
-int standby_go(struct restore *r, const void *state, size_t len); /* loads the state, runs */
-bool standby_wants_config(const struct restore *r);
 
-/* commit.c: 1 did something, 0 nothing to do, negative errno. */
+/*
+ * load.c: the one load of device state.  Returns once the standby runs.  A successor may
+ * call it again for what its predecessor had begun.
+ */
+int standby_go(struct restore *r, const void *state, size_t len);
+
+/* sync.c: the first copy. 1 did something, 0 nothing to do, negative errno. */
+int sync_step(struct restore *r);
+int sync_slab(struct restore *r, mc_handle h, const struct mc_slab_meta *m);
+
+/* commit.c: likewise. */
 int commit_step(struct restore *r);
 int commit_recover(struct restore *r);
-void commit_drop_all(struct restore *r); /* every slab in the ring, and the assembly */
-bool commit_has_whole_epoch(const struct restore *r);
+void commit_drop_first(struct restore *r, mc_handle h); /* the ring's first entry */
+void commit_drop_all(struct restore *r);              /* every slab in the ring, and the assembly */
 mc_handle commit_state_slab(const struct restore *r); /* device state of the committed epoch */
+
+/* slab.c: from encoded slabs to decoded ones of our own, and from there to the standby's RAM. */
+int slab_open(struct restore *r, mc_handle h, struct mc_enc_view *v);
+int slab_decode(struct restore *r, mc_handle h, mc_handle *ret, bool *is_state);
+int slab_apply(struct restore *r, mc_handle h); /* -EBADMSG: not what we had decoded */
+void slab_free(struct restore *r, mc_handle h); /* with its descriptors */
+int slab_put_page(void *ctx, uint32_t block, uint64_t offset, const uint8_t *content);
+
+/* end.c */
+int end_step(struct restore *r);
+void end_standby(struct restore *r, enum mc_reason why, const char *text); /* none any more */
 
 /* takeover.c */
 int takeover_step(struct restore *r);
@@ -63,5 +85,15 @@ uint64_t takeover_deadline(const struct restore *r); /* ns, UINT64_MAX: none */
 int inspect_main(int argc, char **argv);
 
 extern const struct mc_worker_ops restore_ops;
+
+static inline enum mc_state restore_state(const struct restore *r)
+{
+	return mc_state_of(atomic_load_explicit(&r->a->control->state, memory_order_acquire));
+}
+
+static inline uint64_t restore_committed(const struct restore *r)
+{
+	return mc_commit_epoch(atomic_load_explicit(&r->a->control->commit, memory_order_acquire));
+}
 
 #endif

@@ -13,12 +13,19 @@ static bool died(uint64_t reason)
 	return reason == MC_REASON_GUEST_DIED || reason == MC_REASON_HOST_SIGNAL;
 }
 
+static bool may_take(const struct mc_control *c)
+{
+	uint64_t w = atomic_load_explicit(&c->commit, memory_order_acquire);
+
+	return mc_commit_epoch(w) && !(w & MC_COMMIT_DISARMED);
+}
+
 uint64_t takeover_deadline(const struct restore *r)
 {
 	const struct mc_control *c = r->a->control;
 	uint64_t closed = atomic_load(&c->link_closed), at;
 
-	if (mc_state_of(atomic_load(&c->state)) != MC_STATE_PROTECTED)
+	if (restore_state(r) != MC_STATE_PROTECTED || !may_take(c))
 		return UINT64_MAX;
 	at = atomic_load(&c->last_rx) +
 	     atomic_load(&r->a->config->failure_timeout_ms) * MC_NS_PER_MS;
@@ -32,13 +39,14 @@ uint64_t takeover_deadline(const struct restore *r)
 static enum mc_reason trigger(const struct restore *r)
 {
 	const struct mc_control *c = r->a->control;
-	uint64_t now = mc_now_ns();
+	uint64_t end = atomic_load(&c->peer_end), deadline = takeover_deadline(r);
 
-	if (died(atomic_load(&c->peer_end)))
-		return (enum mc_reason)atomic_load(&c->peer_end);
+	if (died(end))
+		return (enum mc_reason)end;
 	if (atomic_load(&c->want_takeover))
 		return MC_REASON_FAILOVER;
-	if (now < takeover_deadline(r))
+	/* A predecessor died between its decision and the state: there is no way back. */
+	if (mc_now_ns() < deadline && !(atomic_load(&c->commit) & MC_COMMIT_TAKEN))
 		return MC_REASON_NONE;
 	return atomic_load(&c->link_closed) ? MC_REASON_LINK_CLOSED : MC_REASON_SILENCE;
 }
@@ -49,10 +57,9 @@ static int fail(struct restore *r, int e)
 	                  "takeover failed: the standby can't load the device state (%s); see its "
 	                  "stderr",
 	                  strerror(-e));
-	mc_err("takeover failed: the standby can't load the device state: %s", strerror(-e));
+	mc_err("%s", r->a->control->refusal);
 	(void)mc_state_move(r->a->control, MC_SIDE_BACKUP, MC_ROLE_RESTORE, MC_STATE_TAKING_OVER,
 	                    MC_STATE_STOPPED, MC_REASON_ERROR);
-	r->failed = true;
 	mc_arena_ring_all(r->a);
 	return 1;
 }
@@ -64,10 +71,11 @@ static int go(struct restore *r)
 	enum mc_reason why = mc_state_reason(atomic_load(&c->state));
 	mc_handle h = commit_state_slab(r);
 	struct mc_slab_meta *m = mc_pool_meta(&r->a->slabs, h);
-	uint64_t epoch = mc_commit_epoch(atomic_load(&c->commit));
+	uint64_t epoch = restore_committed(r);
 	int e;
 
-	if (!m)
+	if (!m || m->used > mc_copyset_state_max(r->a->slabs.unit) ||
+	    atomic_load(&c->applied) != epoch)
 		return fail(r, -ENODATA);
 	e = standby_go(r, mc_pool_data(&r->a->slabs, h), m->used);
 	if (e < 0)
@@ -88,12 +96,12 @@ static int go(struct restore *r)
 int takeover_step(struct restore *r)
 {
 	struct mc_control *c = r->a->control;
-	enum mc_state s = mc_state_of(atomic_load(&c->state));
+	enum mc_state s = restore_state(r);
 	enum mc_reason why;
 	int e;
 
 	if (s == MC_STATE_TAKING_OVER)
-		return r->failed ? 0 : go(r);
+		return go(r);
 	if (s != MC_STATE_PROTECTED)
 		return 0;
 	why = trigger(r);
@@ -103,10 +111,13 @@ int takeover_step(struct restore *r)
 	e = mc_commit_take(c);
 	if (e < 0 && e != -EALREADY)
 		return 0; /* disarmed, or nothing committed: refused */
+	if (mc_fault("restore.taken") < 0)
+		return -EIO;
 	e = mc_state_move(c, MC_SIDE_BACKUP, MC_ROLE_RESTORE, MC_STATE_PROTECTED,
 	                  MC_STATE_TAKING_OVER, why);
 	if (e < 0)
-		return e;
+		return 0; /* the supervisor ended it meanwhile */
+	mc_arena_ring_all(r->a);
 	mc_warn("takes over: %s", mc_reason_name(why));
-	return mc_fault("restore.taken") < 0 ? -EIO : 1;
+	return 1;
 }

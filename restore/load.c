@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The one load of device state into the waiting QEMU, until it runs. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "restore.h"
+
+#define COMMAND_MS  2000
+#define LOAD_NS     (5 * MC_NS_PER_S)
+#define HEAD        8 /* magic and version of a migration stream */
+#define CONFIG      7 /* QEMU_VM_CONFIGURATION */
+#define CMDLINE_MAX (1U << 20)
+
+/* True unless the standby was started with -global migration.send-configuration=off. */
+static bool wants_config(const struct restore *r)
+{
+	static const char option[] = "migration.send-configuration=off";
+	char path[64], mc_autofree *buf = malloc(CMDLINE_MAX);
+	int mc_autoclose fd = -1;
+	size_t n = 0;
+	ssize_t k;
+
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)r->vm.pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	/* A read gives a page at most. */
+	while (fd >= 0 && buf && n < CMDLINE_MAX && (k = read(fd, buf + n, CMDLINE_MAX - n)) > 0)
+		n += (size_t)k;
+	return n && !memmem(buf, n, option, sizeof(option) - 1);
+}
+
+static int put(int fd, const void *p, size_t len)
+{
+	return write(fd, p, len) == (ssize_t)len ? 0 : -EIO;
+}
+
+/*
+ * The configuration section that a plain -incoming expects behind the stream's magic and
+ * version: section type, length, machine type.
+ */
+static int put_config(const struct restore *r, int fd)
+{
+	static const char line[] = "Machine ";
+	const char *p = r->vm.description;
+	uint8_t head[5] = {CONFIG};
+	uint32_t len;
+	int e;
+
+	while (p && strncmp(p, line, strlen(line)) != 0) {
+		p = strchr(p, '\n');
+		p = p ? p + 1 : NULL;
+	}
+	if (!p)
+		return -EINVAL;
+	p += strlen(line);
+	len = htonl((uint32_t)strcspn(p, "\n"));
+	memcpy(head + 1, &len, sizeof(len));
+	e = put(fd, head, sizeof(head));
+	return e < 0 ? e : put(fd, p, strcspn(p, "\n"));
+}
+
+/* The device state as a file that QEMU reads from its beginning: it never has to wait for us. */
+static int state_file(const struct restore *r, const uint8_t *state, size_t len)
+{
+	int mc_autoclose fd = memfd_create("mc-device-state", MFD_CLOEXEC);
+	int e;
+
+	if (fd < 0)
+		return -errno;
+	if (len < HEAD)
+		return -EBADMSG;
+	e = put(fd, state, HEAD);
+	if (e == 0 && wants_config(r))
+		e = put_config(r, fd);
+	if (e == 0)
+		e = put(fd, state + HEAD, len - HEAD);
+	if (e == 0 && lseek(fd, 0, SEEK_SET) < 0)
+		e = -errno;
+	return e < 0 ? e : mc_take_fd(&fd);
+}
+
+/* 0, or the run state says that no load is going on: -EREMOTEIO. */
+static int look(struct restore *r)
+{
+	json_t *v = NULL;
+	int e = qmp_command(r->q, "query-status", NULL, COMMAND_MS, &v);
+	const char *status = json_string_value(json_object_get(v, "status"));
+
+	if (e == 0 && json_is_true(json_object_get(v, "running")))
+		r->resumed = true;
+	else if (e == 0 && status && strcmp(status, "paused") == 0)
+		r->loaded = true;
+	else if (e == 0 && (!status || strcmp(status, "inmigrate") != 0))
+		e = -EREMOTEIO;
+	json_decref(v);
+	return e;
+}
+
+static int wait_event(struct restore *r, uint64_t end)
+{
+	struct pollfd p = {.fd = qmp_fd(r->q), .events = POLLIN};
+	uint64_t now = mc_now_ns();
+
+	if (now >= end)
+		return -ETIMEDOUT;
+	if (poll(&p, 1, (int)((end - now) / MC_NS_PER_MS) + 1) < 0 && errno != EINTR)
+		return -errno;
+	return qmp_dispatch(r->q);
+}
+
+/* Waits for RESUME; a standby that was started with -S must be told. */
+static int await_running(struct restore *r)
+{
+	uint64_t end = mc_now_ns() + LOAD_NS;
+	bool told = false;
+	int e = 0;
+
+	while (e == 0 && !r->resumed) {
+		if (r->loaded && !told) {
+			told = true;
+			e = qmp_command(r->q, "cont", NULL, COMMAND_MS, NULL);
+		} else {
+			e = wait_event(r, end);
+		}
+	}
+	return r->resumed ? 0 : e;
+}
+
+int standby_go(struct restore *r, const void *state, size_t len)
+{
+	int mc_autoclose fd = -1;
+	int e;
+
+	if (r->resumed)
+		return 0; /* a predecessor had come that far */
+	fd = state_file(r, state, len);
+	if (fd < 0)
+		return mc_log_errno(fd, "device state file");
+	e = qmp_command_fd(r->q, "getfd", json_pack("{s:s}", "fdname", "mc-state"), fd, COMMAND_MS,
+	                   NULL);
+	if (e == 0)
+		e = qmp_command(r->q, "migrate-incoming", json_pack("{s:s}", "uri", "fd:mc-state"),
+		                COMMAND_MS, NULL);
+	if (e == -EREMOTEIO) {
+		mc_warn("the standby doesn't take the device state: %s", qmp_error(r->q));
+		/* Because a predecessor gave it already, perhaps. */
+		e = look(r);
+	}
+	return e < 0 ? mc_log_errno(e, "the standby") : await_running(r);
+}
