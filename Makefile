@@ -105,7 +105,10 @@ $(B)/bench-ring: tests/bench/ring.c $(B)/ipc.a
 lint: lint-deps
 	clang-format --dry-run -Werror $(wildcard $(patsubst %,%/*.[ch],$(LIBDIRS) $(PROCS)))
 	cppcheck --quiet --error-exitcode=1 --enable=warning,portability --inline-suppr \
-		--suppress=missingIncludeSystem -D__GNUC__ $(LIBDIRS) $(PROCS)
+		--suppress=missingIncludeSystem -D__GNUC__ \
+		'-Djson_array_foreach(a,i,v)=for(i=0;(v=json_array_get(a,i));i++)' \
+		'-Djson_object_foreach(o,k,v)=for(;(k=json_object_iter_key(o));)' \
+		$(LIBDIRS) $(PROCS)
 	shellcheck scripts/install-deps tests/guest/build tests/guest/init .ci/run
 
 lint-deps:

@@ -93,7 +93,7 @@ int mc_wire_header_check(const struct mc_wire_header *h, const struct mc_wire_li
 	}
 	if (h->version != MC_WIRE_VERSION) {
 		snprintf(why, why_len, "peer speaks protocol version %u, this is version %u",
-		         h->version, MC_WIRE_VERSION);
+		         h->version, (unsigned)MC_WIRE_VERSION);
 		return -EPROTONOSUPPORT;
 	}
 	if (h->type >= MC_MSG_TYPES || !types[h->type].name ||

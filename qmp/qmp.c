@@ -443,6 +443,7 @@ int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
 	q->size = LINE_FIRST;
 	q->buf = malloc(q->size);
 	if (!q->buf)
+		/* cppcheck-suppress memleak */
 		return -ENOMEM;
 	r = qmp_io_connect(path, &q->fd, &q->pid);
 	if (r < 0)

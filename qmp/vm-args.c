@@ -24,6 +24,7 @@ static int read_cmdline(pid_t pid, char **ret, size_t *len)
 	snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
+		/* cppcheck-suppress memleak */
 		return -errno;
 	do {
 		r = read(fd, buf + n, CMDLINE_MAX - n);

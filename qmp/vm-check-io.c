@@ -14,8 +14,7 @@ int vm_check_disks(struct qmp *q, struct vm_refusals *rf)
 
 	if (r < 0)
 		return r;
-	json_array_foreach(disks, n, d)
-	{
+	json_array_foreach (disks, n, d) {
 		json_t *in = json_object_get(d, "inserted");
 		const char *name = json_string_value(json_object_get(d, "device"));
 		const char *qdev = json_string_value(json_object_get(d, "qdev"));

@@ -61,8 +61,7 @@ static bool is_null_chardev(json_t *chardevs, const char *label)
 	json_t *c;
 	size_t i;
 
-	json_array_foreach(chardevs, i, c)
-	{
+	json_array_foreach (chardevs, i, c) {
 		const char *l = json_string_value(json_object_get(c, "label"));
 		const char *file = json_string_value(json_object_get(c, "filename"));
 
@@ -140,8 +139,7 @@ static int check_objects(struct qmp *q, struct vm_refusals *rf)
 
 	if (r < 0)
 		return r;
-	json_array_foreach(list, i, o)
-	{
+	json_array_foreach (list, i, o) {
 		const char *name = json_string_value(json_object_get(o, "name"));
 		const char *child = json_string_value(json_object_get(o, "type"));
 		char type[128];
@@ -236,8 +234,7 @@ static int check_migration(struct qmp *q, struct vm_refusals *rf)
 			              "wait for its end",
 			              status);
 	reasons = json_object_get(v, "blocked-reasons");
-	json_array_foreach(reasons, i, text)
-	{
+	json_array_foreach (reasons, i, text) {
 		if (r == 0 && json_is_string(text) && !vm_accepted(rf, "migration-blocker"))
 			r = vm_refuse(rf,
 			              "QEMU can't save all state of this guest (%s); remove the "

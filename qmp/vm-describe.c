@@ -171,8 +171,7 @@ static int describe_features(struct qmp *q, const char *path, struct lines *l)
 
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
-	json_array_foreach(words, i, w)
-	{
+	json_array_foreach (words, i, w) {
 		const char *reg = json_string_value(json_object_get(w, "cpuid-register"));
 		uint64_t leaf = (uint64_t)json_integer_value(json_object_get(w, "cpuid-input-eax"));
 		uint64_t bits = (uint64_t)json_integer_value(json_object_get(w, "features"));
@@ -199,8 +198,7 @@ static int describe_topology(struct qmp *q, struct lines *l)
 
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
-	json_object_foreach(smp, key, v)
-	{
+	json_object_foreach (smp, key, v) {
 		r = add_line(l, "CPU topology %s=%" JSON_INTEGER_FORMAT, key,
 		             json_integer_value(v));
 		if (r < 0)
@@ -219,8 +217,7 @@ static int describe_cpus(struct qmp *q, struct lines *l)
 
 	if (r < 0)
 		return r;
-	json_array_foreach(cpus, n, c)
-	{
+	json_array_foreach (cpus, n, c) {
 		const char *path = json_string_value(json_object_get(c, "qom-path"));
 
 		r = path ? vm_qom_string(q, path, "type", type, sizeof(type)) : -EBADMSG;

@@ -41,8 +41,7 @@ bool vm_device_has(const struct vm_device *d, const char *property)
 	json_t *p;
 	size_t i;
 
-	json_array_foreach(d->props, i, p)
-	{
+	json_array_foreach (d->props, i, p) {
 		const char *name = json_string_value(json_object_get(p, "name"));
 
 		if (name && !strcmp(name, property))
@@ -167,8 +166,7 @@ static int walk_children(struct walk *w, const char *path, json_t *props, unsign
 	size_t i;
 	int r = 0;
 
-	json_array_foreach(props, i, p)
-	{
+	json_array_foreach (props, i, p) {
 		const char *name = json_string_value(json_object_get(p, "name"));
 		const char *type = json_string_value(json_object_get(p, "type"));
 		char child[512], t[128];

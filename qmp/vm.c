@@ -84,8 +84,7 @@ static int list_backends(struct qmp *q, struct vm_info *i, char *why, size_t len
 
 	if (r < 0)
 		return vm_fail(why, len, r, "QMP query-memdev: %s %s", strerror(-r), qmp_error(q));
-	json_array_foreach(devs, n, d)
-	{
+	json_array_foreach (devs, n, d) {
 		r = add_backend(i, d, why, len);
 		if (r < 0)
 			break;

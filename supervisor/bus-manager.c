@@ -163,8 +163,10 @@ static void join_refusals(json_t *list, const char *name, char *buf, size_t len)
 	json_t *v;
 
 	n = (size_t)snprintf(buf, len, "guest %s can't be used: ", name);
-	json_array_foreach(list, i, v) if (n < len) n += (size_t)snprintf(
-	        buf + n, len - n, "%s%s", i ? "; " : "", json_string_value(v) ?: "?");
+	json_array_foreach (list, i, v)
+		if (n < len)
+			n += (size_t)snprintf(buf + n, len - n, "%s%s", i ? "; " : "",
+			                      json_string_value(v) ?: "?");
 }
 
 /* Same RAM file, same QEMU: somebody on this host protects it already. */

@@ -507,7 +507,8 @@ static void print_table(json_t *list)
 
 	printf("%-20s %-8s %-12s %10s %9s %9s %9s %9s %7s %6s\n", "GUEST", "ROLE", "STATE",
 	       "COMMITTED", "PAUSE p50", "p99 ms", "COMMIT ms", "REL. ms", "HELD", "SLABS");
-	json_array_foreach(list, i, g) print_row(g);
+	json_array_foreach (list, i, g)
+		print_row(g);
 }
 
 static void print_guest(json_t *g)
@@ -515,8 +516,7 @@ static void print_guest(json_t *g)
 	const char *key;
 	json_t *v;
 
-	json_object_foreach(g, key, v)
-	{
+	json_object_foreach (g, key, v) {
 		if (json_is_string(v))
 			printf("%-16s %s\n", key, json_string_value(v));
 		else if (json_is_integer(v))
