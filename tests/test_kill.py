@@ -133,3 +133,37 @@ def test_stopped_processes_pause_little():
                 stopped = None
         check(longest < 0.1, f"guest paused for {longest * 1000:.0f} ms")
         check(len(g.qmp.events) > 100, f"only {len(g.qmp.events)} events")
+
+
+def guards(host):
+    """Pids of the guards on a host."""
+    out = []
+    for p in host.pids():
+        try:
+            with open(f"/proc/{p}/comm", encoding="utf-8") as f:
+                if f.read().strip() == "mc-guard":
+                    out.append(p)
+        except OSError:
+            pass
+    return out
+
+
+def test_kill_guard():
+    """A guard that dies is replaced; the next death of capture finds one."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        g = sc.boot(w.a, work=LOAD)
+        sc.protect(w.a, w.b)
+        redis = mctest.Redis(w)
+        for _ in range(3):
+            old = guards(w.a)
+            check(len(old) == 1, f"guards: {old}")
+            os.kill(old[0], signal.SIGKILL)
+            mctest.wait_for("a new guard", lambda: guards(w.a) and guards(w.a) != old, 5)
+            sc.epochs_go_on(w.a, 3)
+            kill_one(w.a, "capture")
+            mctest.wait_for("the guest to run", lambda: g.status() == "running", 1)
+            sc.epochs_go_on(w.a, 3)
+            sc.write_for(redis, 0.2)
+        check(w.a.state() == "PROTECTED", f"state {w.a.state()}")

@@ -257,3 +257,40 @@ def test_dry_run_and_standby_args():
         w.b.mcctl("standby", "vm", "--qmp", path, "--relay", f"n0=unix:{w.b.dir}/vm/r0,tap=tap0", "--insecure")
         w.a.mcctl(*sc.protect_args(w.a, w.b))
         w.a.wait_state("PROTECTED", timeout=60)
+
+
+def test_heavy_writer():
+    """A guest that writes faster than an epoch can be copied in one stop: pre-scans, and no bad word."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        sc.boot(w.a, work="mc.redis=1 mc.memcheck=96")
+        sc.protect(w.a, w.b)
+        redis = mctest.Redis(w)
+        mem = mctest.MemCheck(w)
+        w.a.mcctl("set", "vm", "interval=100")
+        sc.write_for(redis, 3)
+        have = stage_props(w.a, "capture")
+        check(have["prescans"] > 0, f"no pre-scan at {have['dirtypages']} dirty pages")
+        w.a.kill_everything()
+        sc.write_for(redis, 0.5)
+        check(redis.lost() == 0, "values lost")
+        sc.no_bad_words(mem)
+
+
+def test_gate_none():
+    """Asked for by name, output isn't held; the rest works the same."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        g = w.a.guest("vm", bios=True, serial=False, nics=0, mem=128)
+        s = w.b.guest("vm", bios=True, serial=False, nics=0, mem=128, incoming=True)
+        w.b.mcctl("standby", "vm", "--qmp", s.qmp_path, "--insecure")
+        w.a.mcctl("protect", "vm", "--qmp", g.qmp_path, "--peer", f"{w.b.addr}:{mctest.PORT}", "--gate", "none",
+                  "--interval", 20, "--insecure")
+        w.a.wait_state("PROTECTED")
+        check(w.a.status()["Gate"] == "none", f"gate {w.a.status()['Gate']}")
+        sc.epochs_go_on(w.a, 20)
+        g.kill()
+        w.b.wait_state("ACTIVE", timeout=5)
+        check(s.status() == "running", f"standby is {s.status()}")
