@@ -19,7 +19,7 @@ static uint64_t failure_ns(const struct transport *t)
 	return atomic_load(&t->a->config->failure_timeout_ms) * MC_NS_PER_MS;
 }
 
-static bool armed(const struct transport *t)
+bool primary_armed(const struct transport *t)
 {
 	uint64_t n = atomic_load(&t->a->control->armed_epoch);
 
@@ -61,7 +61,7 @@ static bool finished(const struct transport *t)
 	return s != MC_STATE_SYNCING && s != MC_STATE_PROTECTED && s != MC_STATE_HELD;
 }
 
-static void stop_syncing(struct transport *t, enum mc_reason why, const char *text)
+void primary_stop_syncing(struct transport *t, enum mc_reason why, const char *text)
 {
 	mc_control_refuse(t->a->control, "%s", text);
 	mc_err("%s", text);
@@ -89,13 +89,13 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 		return;
 	snprintf(text, sizeof(text), "link to %s: %s: %s", t->a->config->peer, why,
 	         strerror(error < 0 ? -error : error));
-	if (t->p.greeted && transport_state(t) == MC_STATE_SYNCING && !armed(t)) {
-		stop_syncing(t, MC_REASON_PEER_LOST, text);
+	if (t->p.greeted && transport_state(t) == MC_STATE_SYNCING && !primary_armed(t)) {
+		primary_stop_syncing(t, MC_REASON_PEER_LOST, text);
 		return;
 	}
 	if (!t->p.greeted && now - t->p.attempt_began > REACH_NS &&
-	    transport_state(t) == MC_STATE_SYNCING && !armed(t)) {
-		stop_syncing(t, MC_REASON_PEER_LOST, text);
+	    transport_state(t) == MC_STATE_SYNCING && !primary_armed(t)) {
+		primary_stop_syncing(t, MC_REASON_PEER_LOST, text);
 		return;
 	}
 	mc_log(was_up ? LOG_WARNING : LOG_DEBUG, "%s", text);
@@ -111,8 +111,8 @@ static void try_connect(struct transport *t)
 	if (!t->p.attempt_began)
 		t->p.attempt_began = mc_now_ns();
 	if (fd == -EINVAL) {
-		stop_syncing(t, MC_REASON_REFUSED,
-		             "the peer must be given as ADDRESS:PORT or [V6ADDRESS]:PORT");
+		primary_stop_syncing(t, MC_REASON_REFUSED,
+		                     "the peer must be given as ADDRESS:PORT or [V6ADDRESS]:PORT");
 		return;
 	}
 	if (fd >= 0)
@@ -213,8 +213,8 @@ static int take_nack(struct transport *t, uint64_t epoch, const void *payload, s
 		return r;
 	mc_warn("the backup refused epoch %llu: %s", (unsigned long long)epoch, text);
 	mc_metric_add(mc_worker_metrics(t->w), MC_M_NACKS, 1);
-	if (!armed(t)) {
-		stop_syncing(t, MC_REASON_ERROR, text);
+	if (!primary_armed(t)) {
+		primary_stop_syncing(t, MC_REASON_ERROR, text);
 		return 0;
 	}
 	(void)mc_journal_abort_from(&t->a->journal, epoch, -EREMOTEIO);
@@ -264,7 +264,7 @@ static int conflict(struct transport *t, uint64_t term)
 	mc_control_refuse(t->a->control, "%s", text);
 	mc_err("%s", text);
 	mc_worker_event(t->w, "conflict", 0, "%s", text);
-	atomic_store(&t->a->control->peer_taken, armed(t));
+	atomic_store(&t->a->control->peer_taken, primary_armed(t));
 	move_any(t, MC_STATE_STOPPED, MC_REASON_CONFLICT);
 	return -ESHUTDOWN;
 }
@@ -276,7 +276,8 @@ static int standby_replaced(struct transport *t)
 	       "again");
 	mc_worker_event(t->w, "standby-lost", 0, "the standby was replaced by a new one");
 	atomic_store(&t->a->control->end_acked, 1);
-	move_any(t, armed(t) ? MC_STATE_DEGRADED : MC_STATE_STOPPED, MC_REASON_STANDBY_LOST);
+	move_any(t, primary_armed(t) ? MC_STATE_DEGRADED : MC_STATE_STOPPED,
+	         MC_REASON_STANDBY_LOST);
 	return -ESHUTDOWN;
 }
 
@@ -301,10 +302,11 @@ static int accept_hello(struct transport *t, const struct mc_wire_header *h,
 	if (!atomic_load(&c->peer_instance[0]) && !atomic_load(&c->peer_instance[1])) {
 		atomic_store(&c->peer_instance[0], th->h.instance[0]);
 		atomic_store(&c->peer_instance[1], th->h.instance[1]);
-	} else if (!same_instance(t, th->h.instance) || (th->h.resync && armed(t))) {
+	} else if (!same_instance(t, th->h.instance) || (th->h.resync && primary_armed(t))) {
 		return standby_replaced(t);
 	} else if (th->h.resync && t->p.sync_next) {
-		stop_syncing(t, MC_REASON_PEER_LOST, "the link broke during the first copy");
+		primary_stop_syncing(t, MC_REASON_PEER_LOST,
+		                     "the link broke during the first copy");
 		return -ESHUTDOWN;
 	}
 	atomic_store(&c->peer_max_epoch, th->h.max_epoch);
@@ -350,9 +352,9 @@ static int take_end(struct transport *t, const struct mc_wire_header *h, const v
 		if (!t->p.refused_logged)
 			mc_err("the backup %s refuses: %s", t->a->config->peer, text);
 		t->p.refused_logged = true;
-		if (transport_state(t) == MC_STATE_SYNCING && !armed(t)) {
+		if (transport_state(t) == MC_STATE_SYNCING && !primary_armed(t)) {
 			mc_worker_event(t->w, "refused", 0, "%s", text);
-			stop_syncing(t, MC_REASON_REFUSED, text);
+			primary_stop_syncing(t, MC_REASON_REFUSED, text);
 		} else if (reason == MC_REASON_STANDBY_LOST) {
 			return standby_replaced(t);
 		}
@@ -412,183 +414,6 @@ static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
 	}
 }
 
-/* --- sending --------------------------------------------------------------------------- */
-
-static void on_slab_sent(void *ctx, struct link *l, uint64_t cookie)
-{
-	struct transport *t = ctx;
-	struct mc_slab_meta *m = mc_pool_meta(&t->a->slabs, cookie);
-
-	(void)l;
-	/* A round of the first copy is over with the sending; an epoch's slabs wait for the ACK. */
-	if (m && !m->epoch) {
-		(void)mc_pool_free(&t->a->slabs, cookie);
-		mc_arena_ring_all(t->a);
-	}
-}
-
-static int send_slab(struct transport *t, mc_handle h, uint64_t *bytes, uint64_t *digest)
-{
-	struct mc_slab_meta *m = mc_pool_meta(&t->a->slabs, h);
-	const void *data = mc_pool_data(&t->a->slabs, h);
-	struct mc_wire_slab s;
-	uint64_t sum;
-	int r;
-
-	if (!m || !data)
-		return -ESTALE;
-	s = (struct mc_wire_slab){.seq = m->seq, .of_kind = m->of_kind, .bytes = m->used};
-	r = link_send_slab(t->link, m->epoch, &s, data, h, &sum);
-	if (r < 0)
-		return r;
-	*bytes += m->used;
-	*digest ^= sum;
-	mc_metric_add(mc_worker_metrics(t->w), MC_M_BYTES_XFER, m->used);
-	return 0;
-}
-
-static int on_bandwidth(sd_event_source *s, uint64_t usec, void *userdata)
-{
-	(void)s;
-	(void)usec;
-	(void)userdata;
-	return 0; /* work() runs before the next wait */
-}
-
-/* False while the first copy has used up its share of the link. */
-static bool may_spend(struct transport *t, uint64_t bytes)
-{
-	uint64_t rate = atomic_load(&t->a->config->max_bandwidth), now = mc_now_ns();
-
-	if (!rate)
-		return true;
-	if (now < t->p.tokens_at) {
-		(void)sd_event_source_set_time(t->p.bandwidth, t->p.tokens_at / MC_NS_PER_US + 1);
-		(void)sd_event_source_set_enabled(t->p.bandwidth, SD_EVENT_ONESHOT);
-		return false;
-	}
-	t->p.tokens_at = now + bytes * MC_NS_PER_S / rate;
-	return true;
-}
-
-static int send_sync(struct transport *t)
-{
-	struct primary *p = &t->p;
-	mc_handle *slot = &p->window[p->sync_next % p->window_size];
-	struct mc_slab_meta *m = *slot ? mc_pool_meta(&t->a->slabs, *slot) : NULL;
-	uint64_t bytes = 0, digest = 0;
-	mc_handle h = *slot;
-
-	if (!m || !link_has_room(t->link) || !may_spend(t, m->used))
-		return 0;
-	*slot = MC_HANDLE_NONE;
-	p->sync_next++;
-	return send_slab(t, h, &bytes, &digest) < 0 ? 0 : 1;
-}
-
-static bool sync_sent(const struct transport *t)
-{
-	return t->p.sync_next >= atomic_load(&t->a->control->sync_slabs);
-}
-
-static int send_start(struct transport *t, struct out_epoch *e, struct mc_journal_record *rec)
-{
-	struct mc_wire_start s = {
-	        .base = atomic_load(&rec->base),
-	        .raw_bytes = atomic_load(&rec->raw_bytes),
-	        .slabs = atomic_load(&rec->slabs),
-	        .strikes = (uint32_t)atomic_load(&t->a->slabs.shm->strikes_max),
-	        .interval_us = atomic_load(&t->a->config->interval_us),
-	};
-
-	if (!s.base)
-		s.sync_slabs = atomic_load(&t->a->control->sync_slabs);
-	if (s.slabs * t->a->slabs.unit > atomic_load(&t->a->control->peer_max_epoch))
-		return -EFBIG;
-	e->started = true;
-	e->began = mc_now_ns();
-	return link_send(t->link, MC_MSG_START, e->epoch, &s, sizeof(s));
-}
-
-/* An epoch that can never be had at the other end. */
-static int too_large(struct transport *t, struct out_epoch *e)
-{
-	mc_err("epoch %llu is larger than the backup can take; start the standby with a larger "
-	       "--max-memory",
-	       (unsigned long long)e->epoch);
-	mc_worker_event(t->w, "overload", e->epoch, "an epoch is larger than the backup can take");
-	(void)mc_journal_abort_from(&t->a->journal, e->epoch, -EFBIG);
-	collect_drop(t, e);
-	if (!armed(t))
-		stop_syncing(
-		        t, MC_REASON_OVERLOAD,
-		        "the first epoch is larger than the backup can take; start the standby "
-		        "with a larger --max-memory");
-	return 1;
-}
-
-static int send_epoch(struct transport *t, struct out_epoch *e)
-{
-	struct mc_journal_record *rec = mc_journal_get(&t->a->journal, e->epoch);
-	enum mc_epoch_state s = mc_journal_state(&t->a->journal, e->epoch);
-	uint32_t total;
-	int did = 0, r;
-
-	if (!rec || s == MC_EPOCH_ABORTED || s == MC_EPOCH_FREE) {
-		if (e->started)
-			(void)link_send(t->link, MC_MSG_ABORT, e->epoch, NULL, 0);
-		collect_drop(t, e);
-		return 1;
-	}
-	total = atomic_load(&rec->slabs);
-	if (e->done || s == MC_EPOCH_CAPTURING || !total || !link_has_room(t->link))
-		return 0;
-	if (!e->started) {
-		r = send_start(t, e, rec);
-		if (r == -EFBIG)
-			return too_large(t, e);
-		did = 1;
-	}
-	while (e->next < total && e->slab[e->next] && link_has_room(t->link)) {
-		if (send_slab(t, e->slab[e->next], &e->bytes, &e->digest) < 0)
-			return 0;
-		e->next++;
-		did = 1;
-	}
-	if (e->next == total && link_has_room(t->link)) {
-		struct mc_wire_commit c = {
-		        .wire_bytes = e->bytes, .digest = e->digest, .slabs = total};
-
-		e->done = true;
-		atomic_store(&rec->wire_bytes, e->bytes);
-		atomic_store(&rec->digest, e->digest);
-		if (link_send(t->link, MC_MSG_COMMIT, e->epoch, &c, sizeof(c)) == 0)
-			mc_metric_add(mc_worker_metrics(t->w), MC_M_EPOCHS_SENT, 1);
-		did = 1;
-	}
-	return did;
-}
-
-static int send_epochs(struct transport *t)
-{
-	struct out_epoch *e = NULL;
-	uint64_t after = 0;
-	int did = 0;
-
-	if (!sync_sent(t))
-		return 0;
-	while (t->link && (e = collect_oldest(t, after))) {
-		after = e->epoch;
-		did |= send_epoch(t, e);
-		if (e->epoch && !e->done)
-			break; /* in order: the next one only after this one's COMMIT */
-		if (e->epoch && mc_journal_state(&t->a->journal, after) == MC_EPOCH_STAGED &&
-		    mc_journal_move(&t->a->journal, after, MC_EPOCH_STAGED, MC_EPOCH_SENT) == 0)
-			did = 1;
-	}
-	return did;
-}
-
 /* --- the end --------------------------------------------------------------------------- */
 
 static bool died(uint64_t reason)
@@ -615,8 +440,8 @@ static int send_end(struct transport *t)
 	(void)transport_send_reason(t->link, MC_MSG_END, 0, (uint32_t)why,
 	                            mc_reason_name((enum mc_reason)why));
 	if (died(why)) {
-		atomic_store(&c->peer_taken, armed(t));
-		if (armed(t))
+		atomic_store(&c->peer_taken, primary_armed(t));
+		if (primary_armed(t))
 			move_any(t, MC_STATE_STOPPED, (enum mc_reason)why);
 		else
 			move_any(t, MC_STATE_ENDED, (enum mc_reason)why);
@@ -632,7 +457,7 @@ static int end_unlinked(struct transport *t)
 
 	if (!why)
 		why = atomic_load(&c->want_end);
-	if (!why || !atomic_load(&c->capture_ready) || armed(t) ||
+	if (!why || !atomic_load(&c->capture_ready) || primary_armed(t) ||
 	    transport_state(t) != MC_STATE_SYNCING)
 		return 0;
 	atomic_store(&c->end_acked, 1);
@@ -676,23 +501,24 @@ int primary_start(struct transport *t)
 		r = sd_event_source_set_enabled(t->p.retry, SD_EVENT_OFF);
 	if (r >= 0)
 		r = sd_event_add_time_relative(t->w->event, &t->p.bandwidth, CLOCK_MONOTONIC, 0,
-		                               100, on_bandwidth, t);
+		                               100, send_on_bandwidth, t);
 	if (r >= 0)
 		r = sd_event_source_set_enabled(t->p.bandwidth, SD_EVENT_OFF);
 	if (r < 0)
 		return mc_log_errno(r, "can't start");
 	/* A predecessor that was in the first copy: what it sent can't be known. */
-	if (atomic_load(&t->a->control->sync_slabs) && !armed(t) &&
+	if (atomic_load(&t->a->control->sync_slabs) && !primary_armed(t) &&
 	    transport_state(t) == MC_STATE_SYNCING)
-		stop_syncing(t, MC_REASON_ERROR,
-		             "transport died during the first copy; protect the guest again");
-	else if (armed(t))
+		primary_stop_syncing(
+		        t, MC_REASON_ERROR,
+		        "transport died during the first copy; protect the guest again");
+	else if (primary_armed(t))
 		t->p.sync_next = atomic_load(&t->a->control->sync_slabs);
 	return 0;
 }
 
 const struct link_events primary_events = {
         .message = on_message,
-        .slab_sent = on_slab_sent,
+        .slab_sent = send_slab_sent,
         .closed = on_closed,
 };

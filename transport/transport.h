@@ -77,7 +77,17 @@ int transport_compare(const struct transport *t, const struct mc_hello *theirs, 
 /* primary.c */
 int primary_start(struct transport *t);
 int primary_work(struct transport *t);
+/* True once the backup may hold an epoch. */
+bool primary_armed(const struct transport *t);
+/* SYNCING -> STOPPED, with the sentence that says why. */
+void primary_stop_syncing(struct transport *t, enum mc_reason why, const char *text);
 extern const struct link_events primary_events;
+
+/* send.c: 1 sent something, 0 nothing to send or no room. */
+int send_sync(struct transport *t);
+int send_epochs(struct transport *t);
+void send_slab_sent(void *ctx, struct link *l, uint64_t cookie);
+int send_on_bandwidth(sd_event_source *s, uint64_t usec, void *userdata);
 
 /* collect.c: what comes from the stage workers. */
 int collect_step(struct transport *t);
