@@ -37,7 +37,7 @@ LIBS := $(shell pkg-config --libs $(PKGS)) -lpthread
 capture_EXTRA := $(B)/qmp.a
 restore_EXTRA := $(B)/qmp.a
 
-own = $(foreach f,$(wildcard $1/*.c),$(if $(filter main.c mcctl.c test-% fuzz-%,$(notdir $f)),,$(f:%.c=$(B)/%.o)))
+own = $(foreach f,$(wildcard $1/*.c),$(if $(filter main.c mcctl%.c test-% fuzz-%,$(notdir $f)),,$(f:%.c=$(B)/%.o)))
 tests = $(patsubst %.c,$(B)/%,$(wildcard $1/test-*.c))
 
 $(shell mkdir -p $(B); echo '$(CC) $(ALLCF)' | cmp -s - $(B)/.flags || echo '$(CC) $(ALLCF)' > $(B)/.flags)
@@ -57,9 +57,11 @@ $(B)/%.a:
 .SECONDEXPANSION:
 $(PROCS:%=$(B)/mc-%): $(B)/mc-%: $(B)/%/main.o $(B)/%.a $$($$*_EXTRA) $(B)/ipc.a
 	$(CC) $(ALLLD) -o $@ $^ $(LIBS)
-$(B)/mcctl: $(B)/supervisor/mcctl.o $(B)/supervisor.a $(B)/ipc.a
+$(B)/mcctl: $(B)/supervisor/mcctl.o $(B)/supervisor/mcctl-status.o $(B)/supervisor.a $(B)/ipc.a
 	$(CC) $(ALLLD) -o $@ $^ $(LIBS)
 
+# Tests of a process start it.
+$(foreach p,$(PROCS),$(if $(call tests,$p),$(eval $(call tests,$p): | $(B)/mc-$p)))
 dirof = $(word 1,$(subst /, ,$(patsubst $(B)/%,%,$1)))
 $(UNIT): $(B)/%: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
 	$(CC) $(ALLLD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a -lcmocka $(LIBS)

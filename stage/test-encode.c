@@ -6,11 +6,10 @@
 #include <string.h>
 
 #include <cmocka.h>
-#include <xxhash.h>
-#include <zstd.h>
 
 #include "../ipc/util.h"
 #include "encode.h"
+#include "test-decoder.h"
 
 #define UNIT   (1ULL << 20)
 #define RAM    (512 * MC_PAGE_SIZE)
@@ -18,17 +17,11 @@
 
 static const uint8_t canary[8] = "canary";
 
-/* What the backup has. */
-struct backup {
-	uint8_t *ram[BLOCKS];
-	uint64_t size[BLOCKS];
-};
-
 struct world {
 	struct encoder *e;
 	struct mc_shadow shadow;
 	struct backup backup;
-	uint8_t *raw, *out, *stream;
+	uint8_t *raw, *out;
 	struct mc_page_desc desc[512];
 	struct mc_slab_meta meta;
 	struct encode_job job;
@@ -58,14 +51,10 @@ static int set_up(void **state)
 
 	assert_int_equal(encoder_new(&w->e, UNIT), 0);
 	shadow_new(&w->shadow, 64);
-	for (int i = 0; i < BLOCKS; i++) {
-		w->backup.ram[i] = calloc(1, RAM);
-		w->backup.size[i] = RAM;
-	}
+	backup_new(&w->backup, UNIT, BLOCKS, RAM);
 	w->raw = calloc(1, UNIT);
 	w->out = malloc(UNIT + sizeof(canary));
 	memcpy(w->out + UNIT, canary, sizeof(canary));
-	w->stream = malloc(UNIT);
 	w->seed = 1;
 	w->job = (struct encode_job){.meta = &w->meta,
 	                             .raw = w->raw,
@@ -85,11 +74,9 @@ static int tear_down(void **state)
 	free(w->shadow.shm);
 	free(w->shadow.entry);
 	free(w->shadow.data);
-	for (int i = 0; i < BLOCKS; i++)
-		free(w->backup.ram[i]);
+	backup_free(&w->backup);
 	free(w->raw);
 	free(w->out);
-	free(w->stream);
 	free(w);
 	return 0;
 }
@@ -134,52 +121,6 @@ static size_t encode(struct world *w)
 	return (size_t)n;
 }
 
-static void unpack(struct world *w, const struct mc_enc_view *v)
-{
-	const uint8_t *from = v->bytes;
-	uint8_t *to = w->stream;
-
-	for (uint32_t i = 0; i < v->h.chunks; i++) {
-		if (v->chunk[i].codec == MC_CHUNK_PLAIN)
-			memcpy(to, from, v->chunk[i].raw_len);
-		else
-			assert_int_equal(
-			        ZSTD_decompress(to, v->chunk[i].raw_len, from, v->chunk[i].enc_len),
-			        v->chunk[i].raw_len);
-		to += v->chunk[i].raw_len;
-		from += v->chunk[i].enc_len;
-	}
-}
-
-/* As the backup does it; false when a hash doesn't fit (then nothing is applied). */
-static bool decode(struct world *w, size_t len, struct mc_enc_view *v)
-{
-	struct mc_enc_limits lim = {.unit = UNIT, .nblocks = BLOCKS, .block_size = w->backup.size};
-	static const uint8_t zero[MC_PAGE_SIZE];
-	uint8_t *at = w->stream;
-
-	assert_int_equal(mc_enc_parse(w->out, len, &lim, v), 0);
-	unpack(w, v);
-	for (int apply = 0; apply < 2; apply++) {
-		at = w->stream;
-		for (uint32_t i = 0; i < v->h.pages; i++) {
-			const struct mc_enc_page *p = &v->page[i];
-			uint8_t *ram = w->backup.ram[p->block] + p->offset;
-			const uint8_t *content = p->method == MC_PAGE_ZERO ? zero : at;
-
-			for (size_t b = 0; !apply && p->method == MC_PAGE_DELTA && b < MC_PAGE_SIZE;
-			     b++)
-				at[b] ^= ram[b];
-			if (XXH3_64bits(content, MC_PAGE_SIZE) != p->hash)
-				return false;
-			if (apply)
-				memcpy(ram, content, MC_PAGE_SIZE);
-			at += p->method == MC_PAGE_ZERO ? 0 : MC_PAGE_SIZE;
-		}
-	}
-	return true;
-}
-
 /* What was encoded must now be in the backup's RAM. */
 static void check_backup(struct world *w)
 {
@@ -194,7 +135,7 @@ static size_t round_trip(struct world *w)
 	struct mc_enc_view v;
 	size_t n = encode(w);
 
-	assert_true(decode(w, n, &v));
+	assert_true(backup_decode(&w->backup, w->out, n, &v));
 	check_backup(w);
 	return n;
 }
@@ -346,7 +287,7 @@ static void test_struck_out(void **state)
 	fill(w, add_page(w, 0, 1, MC_PAGE_STRUCK));
 	fill(w, add_page(w, 0, 2, 0));
 	n = encode(w);
-	assert_true(decode(w, n, &v));
+	assert_true(backup_decode(&w->backup, w->out, n, &v));
 	assert_int_equal(v.h.pages, 1);
 	assert_int_equal(v.page[0].offset, 2 * MC_PAGE_SIZE);
 	assert_int_equal(w->backup.ram[0][MC_PAGE_SIZE], 0);
@@ -355,7 +296,7 @@ static void test_struck_out(void **state)
 	begin(w, 2, 1);
 	fill(w, add_page(w, 0, 1, MC_PAGE_STRUCK));
 	n = encode(w);
-	assert_true(decode(w, n, &v));
+	assert_true(backup_decode(&w->backup, w->out, n, &v));
 	assert_int_equal(v.h.pages, 0);
 	assert_int_equal(n, sizeof(v.h));
 }
@@ -415,8 +356,8 @@ static void test_device_state(void **state)
 		assert_int_equal(v.h.of_kind, MC_KIND_STATE);
 		assert_int_equal(v.h.raw_len, len);
 		assert_int_equal(v.h.base, 0);
-		unpack(w, &v);
-		assert_memory_equal(w->stream, w->raw, len);
+		backup_unpack(&w->backup, &v);
+		assert_memory_equal(w->backup.stream, w->raw, len);
 		assert_int_equal(v.h.hash, XXH3_64bits(w->raw, len));
 	}
 	w->meta.used = max + 1;

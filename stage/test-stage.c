@@ -1,0 +1,665 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* mc-stage as a process; the test plays capture and transport, and kills it. */
+#include "../ipc/test-process.h"
+#include "test-decoder.h"
+
+#define UNIT    (256ULL << 10)
+#define SLABS   64
+#define PAGES   2048ULL
+#define WORKERS 3
+#define KEPT    4 /* epochs between stage and commit */
+#define STATE   5000
+
+struct sent {
+	uint64_t epoch;
+	uint32_t n;
+	mc_handle slab[SLABS];
+};
+
+struct world {
+	struct mc_arena sup, cap, tra;
+	struct proc worker[WORKERS];
+	unsigned workers;
+	struct mc_ring_end to[WORKERS], from[WORKERS];
+	struct backup backup;
+	struct sent sent[KEPT];
+	uint8_t *guest;          /* its RAM now */
+	uint8_t nobase[PAGES];   /* flags of pages whose last content the backup may lack */
+	uint8_t carry[PAGES];    /* pages of aborted epochs */
+	uint8_t in[KEPT][PAGES]; /* pages of the epochs, by number */
+	uint64_t base, committed;
+	uint32_t repeats;
+	unsigned seed;
+};
+
+static uint32_t pick(struct world *w, uint32_t n)
+{
+	return (uint32_t)rand_r(&w->seed) % n;
+}
+
+static void start(struct world *w, unsigned i)
+{
+	proc_start(&w->worker[i], &w->sup, mc_role_stage(i));
+}
+
+static struct world *world_new(unsigned workers)
+{
+	struct mc_arena_params p = {.slab_size = UNIT,
+	                            .max_memory = SLABS * UNIT,
+	                            .delta_cache = 4 << 20,
+	                            .ram_pages = PAGES,
+	                            .side = MC_SIDE_PRIMARY};
+	struct world *w = calloc(1, sizeof(*w));
+
+	assert_int_equal(mc_arena_create(&w->sup, NULL, &p), 0);
+	w->sup.config->side = MC_SIDE_PRIMARY;
+	strcpy(w->sup.config->guest, "test");
+	atomic_store(&w->sup.config->stage_workers, workers);
+	atomic_store(&w->sup.control->blocks, 1);
+	arena_as(&w->cap, &w->sup, MC_ROLE_CAPTURE);
+	arena_as(&w->tra, &w->sup, MC_ROLE_TRANSPORT);
+	backup_new(&w->backup, UNIT, 1, PAGES * MC_PAGE_SIZE);
+	w->guest = calloc(PAGES, MC_PAGE_SIZE);
+	w->workers = workers;
+	w->seed = 7;
+	for (unsigned i = 0; i < workers; i++) {
+		assert_int_equal(
+		        mc_ring_attach_producer(&w->to[i], w->cap.ring_stage[i], w->cap.ring_slots),
+		        0);
+		assert_int_equal(mc_ring_attach_consumer(&w->from[i], w->tra.ring_transport[i],
+		                                         w->tra.ring_slots),
+		                 0);
+		start(w, i);
+	}
+	return w;
+}
+
+/* Nothing may be left in the pools. */
+static void world_end(struct world *w)
+{
+	for (unsigned i = 0; i < w->workers; i++)
+		if (w->worker[i].pid)
+			proc_end(&w->worker[i]);
+	assert_int_equal(pool_owned(&w->sup.slabs), 0);
+	assert_int_equal(pool_owned(&w->sup.descs), 0);
+	backup_free(&w->backup);
+	mc_arena_done(&w->sup);
+	mc_arena_done(&w->cap);
+	mc_arena_done(&w->tra);
+	free(w->guest);
+	free(w);
+}
+
+/* --- capture --------------------------------------------------------------------------- */
+
+static void dirty_page(struct world *w, uint64_t page)
+{
+	uint8_t *p = w->guest + page * MC_PAGE_SIZE;
+
+	switch (pick(w, 4)) {
+	case 0:
+		memset(p, 0, MC_PAGE_SIZE);
+		break;
+	case 1:
+		for (size_t i = 0; i < MC_PAGE_SIZE; i++)
+			p[i] = (uint8_t)pick(w, 256);
+		break;
+	default:
+		p[pick(w, MC_PAGE_SIZE)]++;
+	}
+}
+
+static mc_handle raw_slab(struct world *w, uint64_t epoch, uint32_t seq, enum mc_slab_kind kind)
+{
+	struct mc_slab_meta *m;
+	mc_handle h;
+
+	assert_int_equal(mc_pool_alloc(&w->cap.slabs, epoch, false, &h), 0);
+	m = mc_pool_meta(&w->cap.slabs, h);
+	m->seq = seq;
+	m->kind = kind;
+	if (kind == MC_KIND_PAGES)
+		assert_int_equal(mc_pool_alloc(&w->cap.descs, epoch, false, &m->desc), 0);
+	return h;
+}
+
+static void push(struct world *w, uint32_t seq, mc_handle h)
+{
+	assert_int_equal(mc_ring_push(&w->to[seq % w->workers], h), 0);
+	mc_arena_ring(&w->cap, mc_role_stage(seq % w->workers));
+}
+
+static void state_slab(struct world *w, uint64_t epoch)
+{
+	mc_handle h = raw_slab(w, epoch, 0, MC_KIND_STATE);
+
+	memset(mc_pool_data(&w->cap.slabs, h), (int)(epoch & 0xff), STATE);
+	mc_pool_meta(&w->cap.slabs, h)->used = STATE;
+	push(w, 0, h);
+}
+
+/* Slabs of the pages that are set; the number of the next one. */
+static uint32_t page_slabs(struct world *w, uint64_t epoch, uint32_t seq, const uint8_t *set)
+{
+	uint64_t max = mc_copyset_pages_max(UNIT);
+	struct mc_slab_meta *m = NULL;
+	mc_handle h = MC_HANDLE_NONE;
+
+	for (uint64_t p = 0; p < PAGES; p++) {
+		struct mc_page_desc *d;
+
+		if (!set[p])
+			continue;
+		if (m && m->pages == max) {
+			push(w, seq++, h);
+			m = NULL;
+		}
+		if (!m) {
+			h = raw_slab(w, epoch, seq, MC_KIND_PAGES);
+			m = mc_pool_meta(&w->cap.slabs, h);
+		}
+		d = mc_pool_data(&w->cap.descs, m->desc);
+		d[m->pages] = (struct mc_page_desc){.offset = p * MC_PAGE_SIZE,
+		                                    .flags = w->nobase[p] ? MC_PAGE_NOBASE : 0};
+		memcpy((uint8_t *)mc_pool_data(&w->cap.slabs, h) + m->pages++ * MC_PAGE_SIZE,
+		       w->guest + p * MC_PAGE_SIZE, MC_PAGE_SIZE);
+		m->used += MC_PAGE_SIZE;
+	}
+	if (m)
+		push(w, seq++, h);
+	return seq;
+}
+
+static uint64_t begin(struct world *w)
+{
+	struct mc_journal *j = &w->cap.journal;
+	uint64_t n = atomic_load(&j->shm->last_begun) + 1;
+
+	assert_int_equal(mc_journal_begin(j, n), 0);
+	atomic_store(&mc_journal_get(j, n)->base, w->base);
+	return n;
+}
+
+static void captured(struct world *w, uint64_t n, uint32_t slabs)
+{
+	struct mc_journal *j = &w->cap.journal;
+
+	atomic_store(&mc_journal_get(j, n)->slabs, slabs);
+	assert_int_equal(mc_journal_move(j, n, MC_EPOCH_CAPTURING, MC_EPOCH_CAPTURED), 0);
+	memset(w->carry, 0, sizeof(w->carry));
+	memset(w->nobase, 0, sizeof(w->nobase));
+	w->base = n;
+	mc_arena_ring_all(&w->cap);
+}
+
+/* Writes to the guest's RAM and hands the epoch over up to the move to CAPTURED. */
+static uint64_t hand_over(struct world *w, uint32_t *slabs)
+{
+	uint64_t n = begin(w);
+	uint8_t *set = w->in[n % KEPT];
+	uint64_t first = pick(w, PAGES - 400);
+
+	memcpy(set, w->carry, PAGES);
+	for (uint64_t p = first; p < first + 400; p++) {
+		if (pick(w, 2))
+			continue;
+		dirty_page(w, p);
+		set[p] = 1;
+	}
+	state_slab(w, n);
+	*slabs = page_slabs(w, n, 1, set);
+	return n;
+}
+
+static uint64_t capture(struct world *w)
+{
+	uint32_t slabs;
+	uint64_t n = hand_over(w, &slabs);
+
+	captured(w, n, slabs);
+	return n;
+}
+
+/* What capture does when it notices. */
+static void merge_aborted(struct world *w, uint64_t n)
+{
+	for (uint64_t p = 0; p < PAGES; p++) {
+		w->carry[p] |= w->in[n % KEPT][p];
+		w->nobase[p] |= w->in[n % KEPT][p];
+	}
+	w->base = w->committed;
+}
+
+/* --- transport ------------------------------------------------------------------------- */
+
+static struct sent *sent_of(struct world *w, uint64_t epoch)
+{
+	struct sent *s = &w->sent[epoch % KEPT];
+
+	if (s->epoch != epoch) {
+		assert_int_equal(s->n, 0);
+		memset(s, 0, sizeof(*s));
+		s->epoch = epoch;
+	}
+	return s;
+}
+
+static void collect(struct world *w)
+{
+	for (unsigned i = 0; i < w->workers; i++) {
+		struct mc_slab_meta *m;
+		struct sent *s;
+		mc_handle h;
+
+		while (mc_ring_peek(&w->from[i], 0, &h) == 1) {
+			assert_int_equal(mc_pool_claim(&w->tra.slabs, h, mc_role_stage(i)), 0);
+			m = mc_pool_meta(&w->tra.slabs, h);
+			assert_int_equal(m->kind, MC_KIND_ENCODED);
+			assert_true(m->epoch > w->committed && m->seq < SLABS);
+			s = sent_of(w, m->epoch);
+			if (s->slab[m->seq]) {
+				w->repeats++;
+				assert_int_equal(mc_pool_free(&w->tra.slabs, h), 0);
+			} else {
+				s->slab[m->seq] = h;
+				s->n++;
+			}
+			mc_ring_advance(&w->from[i], 1);
+		}
+	}
+}
+
+static void drop_sent(struct world *w, struct sent *s)
+{
+	for (uint32_t i = 0; i < SLABS; i++)
+		if (s->slab[i])
+			assert_int_equal(mc_pool_free(&w->tra.slabs, s->slab[i]), 0);
+	memset(s, 0, sizeof(*s));
+	mc_arena_ring_all(&w->tra);
+}
+
+static void check_slab(struct world *w, uint64_t epoch, uint32_t seq, mc_handle h)
+{
+	const struct mc_slab_meta *m = mc_pool_meta(&w->tra.slabs, h);
+	struct mc_enc_view v;
+
+	assert_int_equal(m->seq, seq);
+	if (!backup_decode(&w->backup, mc_pool_data(&w->tra.slabs, h), m->used, &v))
+		fail_msg("epoch %d, slab %u: a page's hash doesn't fit", (int)epoch, seq);
+	assert_int_equal(v.h.epoch, epoch);
+	assert_int_equal(v.h.seq, seq);
+	assert_int_equal(v.h.of_kind, seq ? MC_KIND_PAGES : MC_KIND_STATE);
+	for (int i = 0; !seq && i < STATE; i++)
+		assert_int_equal(w->backup.stream[i], epoch & 0xff);
+}
+
+/* Takes what is there; commits an epoch that is STAGED. */
+static void transport_turn(struct world *w)
+{
+	struct mc_journal *j = &w->tra.journal, gate = *j;
+	uint64_t n = w->committed + 1;
+
+	while (mc_journal_state(j, n) == MC_EPOCH_ABORTED)
+		n++;
+	if (mc_journal_state(j, n) != MC_EPOCH_STAGED) {
+		collect(w);
+		return;
+	}
+	collect(w);
+	/* STAGED says that all of it is there. */
+	assert_int_equal(sent_of(w, n)->n, atomic_load(&mc_journal_get(j, n)->slabs));
+	for (uint32_t i = 0; i < sent_of(w, n)->n; i++)
+		check_slab(w, n, i, sent_of(w, n)->slab[i]);
+	assert_int_equal(mc_journal_move(j, n, MC_EPOCH_STAGED, MC_EPOCH_SENT), 0);
+	assert_int_equal(mc_journal_move(j, n, MC_EPOCH_SENT, MC_EPOCH_COMMITTED), 0);
+	gate.role = MC_ROLE_NETGATE;
+	assert_int_equal(mc_journal_move(&gate, n, MC_EPOCH_COMMITTED, MC_EPOCH_RELEASED), 0);
+	w->committed = n;
+	drop_sent(w, sent_of(w, n));
+}
+
+static bool committed_all(void *ctx)
+{
+	struct world *w = ctx;
+
+	transport_turn(w);
+	return w->committed == w->base;
+}
+
+/* A repeat may come behind the epoch's end, as a successor's last act. */
+static bool nothing_owned(void *ctx)
+{
+	struct world *w = ctx;
+
+	for (unsigned i = 0; i < w->workers; i++) {
+		mc_handle h;
+
+		while (mc_ring_peek(&w->from[i], 0, &h) == 1) {
+			if (mc_pool_claim(&w->tra.slabs, h, mc_role_stage(i)) == 0)
+				(void)mc_pool_free(&w->tra.slabs, h);
+			mc_ring_advance(&w->from[i], 1);
+		}
+	}
+	return !pool_owned(&w->sup.slabs) && !pool_owned(&w->sup.descs);
+}
+
+static void check_ram(struct world *w)
+{
+	assert_memory_equal(w->backup.ram[0], w->guest, PAGES * MC_PAGE_SIZE);
+}
+
+/* --- tests ----------------------------------------------------------------------------- */
+
+static void run_epochs(unsigned workers)
+{
+	struct world *w = world_new(workers);
+
+	for (int i = 0; i < 80; i++) {
+		capture(w);
+		if (i % 2 && !wait_until(&w->tra, committed_all, w))
+			fail_msg("epoch %d isn't encoded", (int)w->base);
+	}
+	assert_int_equal(w->repeats, 0);
+	check_ram(w);
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	world_end(w);
+}
+
+static void test_one_worker(void **state)
+{
+	(void)state;
+	run_epochs(1);
+}
+
+static void test_three_workers(void **state)
+{
+	(void)state;
+	run_epochs(3);
+}
+
+/* Killed at any moment: no page is lost, and every slab comes back to the pool. */
+static void test_killed_again_and_again(void **state)
+{
+	struct world *w = world_new(2);
+
+	(void)state;
+	atomic_store(&w->sup.config->zstd_level, 7);
+	for (int i = 0; i < 60; i++) {
+		unsigned victim = pick(w, 2);
+
+		capture(w);
+		(void)poll(NULL, 0, (int)pick(w, 2)); /* somewhere in the work */
+		for (volatile uint32_t spin = pick(w, 2000000); spin; spin--)
+			;
+		proc_kill(&w->worker[victim]);
+		if (pick(w, 2))
+			capture(w);
+		start(w, victim);
+		if (!wait_until(&w->tra, committed_all, w))
+			fail_msg("epoch %d isn't encoded after a kill", (int)w->base);
+	}
+	check_ram(w);
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	world_end(w);
+}
+
+static void test_aborted_before_it_was_encoded(void **state)
+{
+	struct world *w = world_new(1);
+	uint64_t n;
+
+	(void)state;
+	capture(w);
+	assert_true(wait_until(&w->tra, committed_all, w));
+	kill(w->worker[0].pid, SIGSTOP);
+	n = capture(w);
+	assert_int_equal(mc_journal_abort_from(&w->cap.journal, n, -ECANCELED), 1);
+	merge_aborted(w, n);
+	kill(w->worker[0].pid, SIGCONT);
+	mc_arena_ring_all(&w->cap);
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	capture(w);
+	assert_true(wait_until(&w->tra, committed_all, w));
+	check_ram(w);
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	world_end(w);
+}
+
+static bool is_staged(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_journal_state(&w->tra.journal, w->base) == MC_EPOCH_STAGED;
+}
+
+/* The shadow knows what the backup never got. */
+static void test_aborted_after_it_was_encoded(void **state)
+{
+	struct world *w = world_new(2);
+
+	(void)state;
+	for (int i = 0; i < 10; i++) {
+		uint64_t n;
+
+		capture(w);
+		assert_true(wait_until(&w->tra, committed_all, w));
+		n = capture(w);
+		assert_true(wait_until(&w->tra, is_staged, w));
+		collect(w);
+		assert_int_equal(mc_journal_abort_from(&w->tra.journal, n, -EREMOTEIO), 1);
+		drop_sent(w, sent_of(w, n));
+		merge_aborted(w, n);
+	}
+	capture(w);
+	assert_true(wait_until(&w->tra, committed_all, w));
+	check_ram(w);
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	world_end(w);
+}
+
+static bool last_is_aborted(void *ctx)
+{
+	struct world *w = ctx;
+	uint64_t n = atomic_load(&w->cap.journal.shm->last_begun);
+
+	return mc_journal_state(&w->cap.journal, n) == MC_EPOCH_ABORTED;
+}
+
+/* Begun a moment after its base was aborted: nobody but stage can know. */
+static void test_base_is_aborted(void **state)
+{
+	struct world *w = world_new(1);
+	uint32_t slabs;
+	uint64_t n;
+
+	(void)state;
+	kill(w->worker[0].pid, SIGSTOP);
+	n = capture(w);
+	assert_int_equal(mc_journal_abort_from(&w->cap.journal, n, -ECANCELED), 1);
+	memcpy(w->carry, w->in[n % KEPT], PAGES);
+	n = hand_over(w, &slabs);
+	kill(w->worker[0].pid, SIGCONT);
+	mc_arena_ring_all(&w->cap);
+	/* While capture still pushes, stage may neither abort it nor throw it away. */
+	(void)poll(NULL, 0, 50);
+	assert_int_equal(mc_journal_state(&w->cap.journal, n), MC_EPOCH_CAPTURING);
+	captured(w, n, slabs);
+	assert_true(wait_until(&w->cap, last_is_aborted, w));
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	merge_aborted(w, n - 1);
+	merge_aborted(w, n);
+	capture(w);
+	assert_true(wait_until(&w->tra, committed_all, w));
+	check_ram(w);
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	world_end(w);
+}
+
+static void test_nonsense_aborts_the_epoch(void **state)
+{
+	static const enum mc_slab_kind kinds[] = {MC_KIND_NONE, MC_KIND_ENCODED, MC_KIND_PAGES};
+	struct world *w = world_new(1);
+
+	(void)state;
+	for (size_t i = 0; i < MC_ARRAY_SIZE(kinds); i++) {
+		uint64_t n = begin(w);
+		mc_handle h = raw_slab(w, n, 1, kinds[i]);
+
+		state_slab(w, n);
+		if (kinds[i] == MC_KIND_PAGES)
+			mc_pool_meta(&w->cap.slabs, h)->pages = UINT32_MAX;
+		push(w, 1, h);
+		captured(w, n, 2);
+		assert_true(wait_until(&w->cap, last_is_aborted, w));
+		assert_true(wait_until(&w->tra, nothing_owned, w));
+		w->base = 0;
+	}
+	world_end(w);
+}
+
+static bool is_stopped(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_state_of(atomic_load(&w->cap.control->state)) == MC_STATE_STOPPED;
+}
+
+static void test_nonsense_ends_the_first_copy(void **state)
+{
+	struct world *w = world_new(1);
+	mc_handle h;
+
+	(void)state;
+	assert_int_equal(mc_state_move(w->sup.control, MC_SIDE_PRIMARY, MC_ROLE_SUPERVISOR,
+	                               MC_STATE_NONE, MC_STATE_SYNCING, MC_REASON_STARTED),
+	                 0);
+	h = raw_slab(w, 0, 0, MC_KIND_NONE);
+	push(w, 0, h);
+	assert_true(wait_until(&w->cap, is_stopped, w));
+	assert_non_null(strstr(w->sup.control->refusal, "first copy"));
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	world_end(w);
+}
+
+static bool three_pushed(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_ring_depth(w->tra.ring_transport[0]) == 3;
+}
+
+static void test_first_copy(void **state)
+{
+	struct world *w = world_new(1);
+	struct mc_enc_view v;
+	mc_handle h;
+
+	(void)state;
+	for (uint64_t p = 0; p < 160; p++) {
+		w->carry[p] = 1;
+		dirty_page(w, p);
+	}
+	assert_int_equal(page_slabs(w, 0, 0, w->carry), 3);
+	assert_true(wait_until(&w->tra, three_pushed, w));
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_int_equal(mc_ring_peek(&w->from[0], i, &h), 1);
+		assert_int_equal(mc_pool_claim(&w->tra.slabs, h, MC_ROLE_STAGE0), 0);
+		assert_true(backup_decode(&w->backup, mc_pool_data(&w->tra.slabs, h),
+		                          mc_pool_meta(&w->tra.slabs, h)->used, &v));
+		assert_int_equal(v.h.epoch, 0);
+		assert_int_equal(v.h.base, 0);
+		assert_int_equal(v.h.seq, i);
+	}
+	check_ram(w);
+	/* Nothing of it is in the shadow: those rounds may be applied in any state. */
+	assert_int_equal(atomic_load(&w->sup.shadow.shm->misses), 0);
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	world_end(w);
+}
+
+static void test_waits_for_a_slab(void **state)
+{
+	struct world *w = world_new(1);
+	mc_handle hog[SLABS];
+	int n = 0;
+
+	(void)state;
+	kill(w->worker[0].pid, SIGSTOP);
+	capture(w);
+	while (mc_pool_alloc(&w->cap.slabs, 99, false, &hog[n]) == 0)
+		n++;
+	kill(w->worker[0].pid, SIGCONT);
+	mc_arena_ring_all(&w->cap);
+	(void)poll(NULL, 0, 50);
+	assert_int_equal(mc_journal_state(&w->cap.journal, w->base), MC_EPOCH_CAPTURED);
+	while (n--)
+		assert_int_equal(mc_pool_free(&w->cap.slabs, hog[n]), 0);
+	mc_arena_ring_all(&w->cap);
+	assert_true(wait_until(&w->tra, committed_all, w));
+	check_ram(w);
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	world_end(w);
+}
+
+static void test_metrics(void **state)
+{
+	struct world *w = world_new(1);
+	const struct mc_metrics_block *m = &w->sup.metrics[MC_ROLE_STAGE0];
+
+	(void)state;
+	for (int i = 0; i < 8; i++) {
+		capture(w);
+		assert_true(wait_until(&w->tra, committed_all, w));
+	}
+	assert_true(wait_until(&w->tra, nothing_owned, w));
+	assert_true(mc_metric_get(m, MC_M_ZERO_PAGES) > 0);
+	assert_true(mc_metric_get(m, MC_M_DELTA_PAGES) > 0);
+	assert_int_equal(mc_metric_get(m, MC_M_ENCODED_PAGES),
+	                 mc_metric_get(m, MC_M_ZERO_PAGES) + mc_metric_get(m, MC_M_FULL_PAGES) +
+	                         mc_metric_get(m, MC_M_DELTA_PAGES));
+	assert_true(mc_metric_get(m, MC_M_BYTES_OUT) < mc_metric_get(m, MC_M_BYTES_IN));
+	assert_true(mc_metric_get(m, MC_M_ENCODE_TIME) > 0);
+	assert_int_equal(mc_metric_get(m, MC_M_QUEUE_DEPTH), 0);
+	world_end(w);
+}
+
+static void test_not_on_a_backup(void **state)
+{
+	struct mc_arena_params p = {.slab_size = UNIT,
+	                            .max_memory = SLABS * UNIT,
+	                            .ram_pages = PAGES,
+	                            .side = MC_SIDE_BACKUP};
+	struct mc_arena a;
+	struct proc proc;
+	int status;
+
+	(void)state;
+	assert_int_equal(mc_arena_create(&a, NULL, &p), 0);
+	a.config->side = MC_SIDE_BACKUP;
+	strcpy(a.config->guest, "test");
+	proc_start(&proc, &a, MC_ROLE_STAGE0);
+	status = proc_reap(&proc);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+	assert_non_null(strstr(a.proc[MC_ROLE_STAGE0].last_words, "primary"));
+	mc_arena_done(&a);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_one_worker),
+	        cmocka_unit_test(test_three_workers),
+	        cmocka_unit_test(test_killed_again_and_again),
+	        cmocka_unit_test(test_aborted_before_it_was_encoded),
+	        cmocka_unit_test(test_aborted_after_it_was_encoded),
+	        cmocka_unit_test(test_base_is_aborted),
+	        cmocka_unit_test(test_nonsense_aborts_the_epoch),
+	        cmocka_unit_test(test_nonsense_ends_the_first_copy),
+	        cmocka_unit_test(test_first_copy),
+	        cmocka_unit_test(test_waits_for_a_slab),
+	        cmocka_unit_test(test_metrics),
+	        cmocka_unit_test(test_not_on_a_backup),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, procs_sweep);
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* mcctl status and top. */
+#include <jansson.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "mcctl.h"
+
+static json_t *read_variant(sd_bus_message *m)
+{
+	const char *contents, *s;
+	json_t *v = NULL;
+	uint64_t t;
+	double d;
+	char type;
+	int b;
+
+	if (sd_bus_message_peek_type(m, &type, &contents) < 0 ||
+	    sd_bus_message_enter_container(m, 'v', contents) < 0)
+		return NULL;
+	if (contents[0] == 's' && sd_bus_message_read(m, "s", &s) > 0)
+		v = json_string(s);
+	else if (contents[0] == 't' && sd_bus_message_read(m, "t", &t) > 0)
+		v = json_integer((json_int_t)t);
+	else if (contents[0] == 'd' && sd_bus_message_read(m, "d", &d) > 0)
+		v = json_real(d);
+	else if (contents[0] == 'b' && sd_bus_message_read(m, "b", &b) > 0)
+		v = json_boolean(b);
+	(void)sd_bus_message_exit_container(m);
+	return v;
+}
+
+/* All properties of a guest as a JSON object; NULL after an error was printed. */
+static json_t *guest_json(struct ctl *c, const char *name)
+{
+	sd_bus_message *m = NULL, *reply = NULL;
+	json_t *o = json_object();
+	char path[256];
+	const char *key;
+
+	if (ctl_guest_path(name, path, sizeof(path)) < 0 ||
+	    ctl_new_call(c, &m, path, "org.freedesktop.DBus.Properties", "GetAll") < 0 ||
+	    sd_bus_message_append(m, "s", MC_IFACE_GUEST) < 0 ||
+	    ctl_call(c, m, name, &reply) != 0) {
+		json_decref(o);
+		return NULL;
+	}
+	(void)sd_bus_message_enter_container(reply, 'a', "{sv}");
+	while (sd_bus_message_enter_container(reply, 'e', "sv") > 0) {
+		if (sd_bus_message_read(reply, "s", &key) > 0)
+			json_object_set_new(o, key, read_variant(reply));
+		(void)sd_bus_message_exit_container(reply);
+	}
+	sd_bus_message_unref(reply);
+	return o;
+}
+
+static json_t *list_json(struct ctl *c)
+{
+	sd_bus_message *m = NULL, *reply = NULL;
+	json_t *list = json_array();
+	const char *name, *path;
+
+	if (ctl_new_call(c, &m, MC_BUS_ROOT, MC_IFACE_MGR, "ListGuests") < 0 ||
+	    ctl_call(c, m, NULL, &reply) != 0) {
+		json_decref(list);
+		return NULL;
+	}
+	(void)sd_bus_message_enter_container(reply, 'a', "(so)");
+	while (sd_bus_message_read(reply, "(so)", &name, &path) > 0) {
+		json_t *g = guest_json(c, name);
+
+		if (g)
+			json_array_append_new(list, g);
+	}
+	sd_bus_message_unref(reply);
+	return list;
+}
+
+static double ms(json_t *o, const char *key)
+{
+	return (double)json_integer_value(json_object_get(o, key)) / 1e6;
+}
+
+static void print_row(json_t *g)
+{
+	printf("%-20s %-8s %-12s %10lld %9.2f %9.2f %9.2f %9.2f %7lld %6lld\n",
+	       json_string_value(json_object_get(g, "Name")),
+	       json_string_value(json_object_get(g, "Role")),
+	       json_string_value(json_object_get(g, "State")),
+	       (long long)json_integer_value(json_object_get(g, "CommittedEpoch")),
+	       ms(g, "PauseP50"), ms(g, "PauseP99"), ms(g, "CommitP50"), ms(g, "ReleaseP50"),
+	       (long long)json_integer_value(json_object_get(g, "HeldPackets")),
+	       (long long)json_integer_value(json_object_get(g, "Slabs")));
+}
+
+static void print_table(json_t *list)
+{
+	json_t *g;
+	size_t i;
+
+	printf("%-20s %-8s %-12s %10s %9s %9s %9s %9s %7s %6s\n", "GUEST", "ROLE", "STATE",
+	       "COMMITTED", "PAUSE p50", "p99 ms", "COMMIT ms", "REL. ms", "HELD", "SLABS");
+	json_array_foreach (list, i, g)
+		print_row(g);
+}
+
+static void print_guest(json_t *g)
+{
+	const char *key;
+	json_t *v;
+
+	json_object_foreach (g, key, v) {
+		if (json_is_string(v))
+			printf("%-16s %s\n", key, json_string_value(v));
+		else if (json_is_integer(v))
+			printf("%-16s %lld\n", key, (long long)json_integer_value(v));
+		else if (json_is_real(v))
+			printf("%-16s %g\n", key, json_real_value(v));
+		else
+			printf("%-16s %s\n", key, json_is_true(v) ? "yes" : "no");
+	}
+}
+
+int cmd_status(struct ctl *c, int argc, char **argv)
+{
+	const char *name = NULL;
+	bool as_json = false;
+	json_t *v;
+
+	for (int i = 1; i < argc; i++) {
+		if (strcmp(argv[i], "--json") == 0)
+			as_json = true;
+		else if (argv[i][0] != '-' && !name)
+			name = argv[i];
+		else {
+			fprintf(stderr, "usage: mcctl status [NAME] [--json]\n");
+			return 2;
+		}
+	}
+	v = name ? guest_json(c, name) : list_json(c);
+	if (!v)
+		return 1;
+	if (as_json) {
+		json_dumpf(v, stdout, JSON_INDENT(1));
+		putchar('\n');
+	} else if (name) {
+		print_guest(v);
+	} else {
+		print_table(v);
+	}
+	json_decref(v);
+	return 0;
+}
+
+/* Waits a second, or for a key. true: 'q' was pressed. */
+static bool wait_key(void)
+{
+	struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+	char key = 0;
+
+	return poll(&p, 1, 1000) > 0 && (read(STDIN_FILENO, &key, 1) <= 0 || key == 'q');
+}
+
+int cmd_top(struct ctl *c, int argc, char **argv)
+{
+	bool once = argc == 2 && strcmp(argv[1], "--once") == 0;
+	struct termios was, raw;
+	bool tty = tcgetattr(STDIN_FILENO, &was) == 0;
+	int r = 0;
+
+	if (argc > 1 && !once) {
+		fprintf(stderr, "usage: mcctl top [--once]\n");
+		return 2;
+	}
+	if (tty && !once) {
+		raw = was;
+		raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+		(void)tcsetattr(STDIN_FILENO, TCSANOW, &raw);
+	}
+	do {
+		json_t *list = list_json(c);
+
+		if (!list) {
+			r = 1;
+			break;
+		}
+		if (!once)
+			printf("\033[H\033[2J");
+		print_table(list);
+		json_decref(list);
+		if (!once)
+			printf("\nq quits\n");
+		fflush(stdout);
+	} while (!once && !wait_key());
+	if (tty && !once)
+		(void)tcsetattr(STDIN_FILENO, TCSANOW, &was);
+	return r;
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the commands of mcctl share. */
+#ifndef MC_SUPERVISOR_MCCTL_H
+#define MC_SUPERVISOR_MCCTL_H
+
+#include "supervisor.h"
+
+struct ctl {
+	sd_bus *bus;
+	const char *bus_address;
+};
+
+/* Object path of a guest. */
+int ctl_guest_path(const char *name, char *buf, size_t len);
+/* A new method call to the service. */
+int ctl_new_call(struct ctl *c, sd_bus_message **m, const char *path, const char *iface,
+                 const char *method);
+/* Makes the call (consumes @m). 0, or exit status 1 with the error printed. @name: guest or NULL.
+ */
+int ctl_call(struct ctl *c, sd_bus_message *m, const char *name, sd_bus_message **reply);
+
+/* mcctl-status.c: commands status and top. */
+int cmd_status(struct ctl *c, int argc, char **argv);
+int cmd_top(struct ctl *c, int argc, char **argv);
+
+#endif
