@@ -191,8 +191,8 @@ static int sync_phase(struct capture *c)
 	return r;
 }
 
-/* Nothing was answered within the lease: the guest must not run on. */
-static int hold(struct capture *c)
+/* The guest must not run on: nothing was answered within the lease, or the policy says so. */
+static int hold(struct capture *c, enum mc_reason why, const char *text)
 {
 	struct mc_control *ctl = c->a->control;
 	enum mc_state s = state_of(c);
@@ -203,10 +203,9 @@ static int hold(struct capture *c)
 		return r;
 	/* 2: paused by policy, which a guard must not undo. */
 	atomic_store(&ctl->paused, 2);
-	mc_warn("the backup hasn't answered within the lease: the guest is paused");
-	mc_worker_event(c->w, "held", 0, "the backup hasn't answered within the lease");
-	r = mc_state_move(ctl, MC_SIDE_PRIMARY, MC_ROLE_CAPTURE, s, MC_STATE_HELD,
-	                  MC_REASON_PEER_LOST);
+	mc_warn("%s: the guest is paused", text);
+	mc_worker_event(c->w, "held", 0, "%s: the guest is paused", text);
+	r = mc_state_move(ctl, MC_SIDE_PRIMARY, MC_ROLE_CAPTURE, s, MC_STATE_HELD, why);
 	if (r < 0)
 		return pause_end(c, began, NULL);
 	c->phase = PHASE_HELD;
@@ -252,6 +251,32 @@ static void update_strikes(struct capture *c)
 	                    mc_max_u64(us / 1000, 1));
 }
 
+/* abort_limit epochs in a row failed: what the operator chose for that. */
+static void overloaded(struct capture *c, int error, uint64_t interval)
+{
+	uint32_t limit = atomic_load(&c->a->config->abort_limit);
+	unsigned beyond = c->aborts_in_row - limit;
+
+	if (!beyond) {
+		mc_err("%u epochs in a row failed, the last one: %s", c->aborts_in_row,
+		       strerror(-error));
+		mc_worker_event(c->w, "overload", 0, "%u epochs in a row failed: %s",
+		                c->aborts_in_row, strerror(-error));
+	}
+	switch (atomic_load(&c->a->config->overload)) {
+	case MC_OVERLOAD_HOLD:
+		(void)hold(c, MC_REASON_OVERLOAD, "too many epochs failed (on-overload hold)");
+		break;
+	case MC_OVERLOAD_UNPROTECT:
+		atomic_store(&c->a->control->guest_end, MC_REASON_OVERLOAD);
+		c->phase = PHASE_ENDING;
+		break;
+	default:
+		/* Ever longer intervals, up to 16 times, until one succeeds. */
+		c->due = mc_now_ns() + (interval << (beyond < 4 ? beyond + 1 : 4));
+	}
+}
+
 static void after_epoch(struct capture *c, uint64_t began, int r)
 {
 	uint64_t interval = mc_config_interval_ns(c->a->config), now = mc_now_ns();
@@ -272,12 +297,8 @@ static void after_epoch(struct capture *c, uint64_t began, int r)
 		return;
 	}
 	mc_debug("epoch aborted: %s", strerror(-r));
-	if (++c->aborts_in_row == atomic_load(&c->a->config->abort_limit)) {
-		mc_err("%u epochs in a row failed, the last one: %s", c->aborts_in_row,
-		       strerror(-r));
-		mc_worker_event(c->w, "aborts", 0, "%u epochs in a row failed: %s",
-		                c->aborts_in_row, strerror(-r));
-	}
+	if (++c->aborts_in_row >= atomic_load(&c->a->config->abort_limit))
+		overloaded(c, r, interval);
 }
 
 /* 1 when an epoch is to be taken now; 0 arms the timer or waits for a bell. */
@@ -317,7 +338,7 @@ static int epochs_phase(struct capture *c)
 	update_strikes(c);
 	if (c->running && atomic_load(&ctl->lease_until) < mc_now_ns() &&
 	    (s == MC_STATE_PROTECTED || atomic_load(&ctl->link) != MC_LINK_UP)) {
-		r = hold(c);
+		r = hold(c, MC_REASON_PEER_LOST, "the backup hasn't answered within the lease");
 		if (r < 0 && c->qmp_dead)
 			end_qemu_gone(c);
 		return 0;

@@ -375,8 +375,8 @@ static void take_end_ack(struct transport *t)
 	uint64_t end = atomic_load(&c->guest_end), want = atomic_load(&c->want_end);
 
 	atomic_store_explicit(&c->end_acked, 1, memory_order_release);
-	if (end == MC_REASON_HOTPLUG)
-		move_any(t, MC_STATE_DEGRADED, MC_REASON_HOTPLUG);
+	if (end == MC_REASON_HOTPLUG || end == MC_REASON_OVERLOAD)
+		move_any(t, MC_STATE_DEGRADED, (enum mc_reason)end);
 	else
 		move_any(t, MC_STATE_ENDED, (enum mc_reason)(end ? end : want));
 	mc_arena_ring_all(t->a);
