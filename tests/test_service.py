@@ -294,3 +294,49 @@ def test_gate_none():
         g.kill()
         w.b.wait_state("ACTIVE", timeout=5)
         check(s.status() == "running", f"standby is {s.status()}")
+
+
+def overload(w, policy):
+    """Protects with a policy, then makes every epoch fail: the gate is stopped, no barrier is set."""
+    g = sc.boot(w.a)
+    sc.protect(w.a, w.b, "--on-overload", policy, "--abort-limit", 5)
+    sc.epochs_go_on(w.a, 3)
+    mctest.os.kill(w.a.worker_pids("netgate")[0][0], mctest.signal.SIGSTOP)
+    return g
+
+
+def test_overload_hold():
+    """Epochs that fail again and again: with `hold` the guest is paused until somebody decides."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        g = overload(w, "hold")
+        w.a.wait_state("HELD", timeout=10)
+        check(w.a.status()["Reason"] == "overload", f"reason {w.a.status()['Reason']}")
+        check(g.status() == "paused", f"guest is {g.status()}")
+        w.a.mcctl("resolve", "vm", "promote")
+        w.a.wait_state("DEGRADED", timeout=5)
+        mctest.wait_for("the guest to run", lambda: g.status() == "running", 2)
+
+
+def test_overload_unprotect():
+    """With `unprotect` the backup is disarmed first, then the guest runs on unprotected."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        g = overload(w, "unprotect")
+        w.a.wait_state("DEGRADED", timeout=10)
+        w.b.wait_state("ENDED", timeout=5)
+        mctest.wait_for("the guest to run", lambda: g.status() == "running", 2)
+
+
+def test_overload_throttle():
+    """With `throttle`, the default, the interval grows, and epochs go on once they can."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        overload(w, "throttle")
+        time.sleep(2)
+        check(w.a.state() == "PROTECTED", f"state {w.a.state()}")
+        mctest.os.kill(w.a.worker_pids("netgate")[0][0], mctest.signal.SIGCONT)
+        sc.epochs_go_on(w.a, 20)
