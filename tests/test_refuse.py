@@ -270,3 +270,32 @@ def test_garbage_on_the_port():
                     "try:\n s.recv(10)\nexcept OSError: pass", str(mctest.PORT), junk.hex())
         sc.epochs_go_on(w.a, 5)
         check(w.a.state() == "PROTECTED" and w.b.state() == "PROTECTED", "protection was disturbed")
+
+
+def test_guest_panics():
+    """A kernel panic that resets the machine (-no-reboot) is the guest's own end, not a death."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        sc.boot(w.a, work="mc.run=sleep^5;echo^c>/proc/sysrq-trigger")
+        s = sc.protect(w.a, w.b)
+        w.a.wait_state("ENDED", timeout=20)
+        w.b.wait_state("ENDED", timeout=5)
+        check(s.status() == "inmigrate", f"standby is {s.status()}")
+
+
+def test_migrated_by_somebody_else():
+    """A guest that an operator migrates away is not let go again by us."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        g = sc.boot(w.a)
+        sc.protect(w.a, w.b)
+        g.qmp.cmd("migrate", uri="exec:cat >/dev/null")
+        mctest.wait_for("the migration", lambda: g.qmp.cmd("query-migrate").get("status") in
+                        ("completed", "failed"), 60, every=0.2)
+        status = g.qmp.cmd("query-migrate")["status"]
+        time.sleep(1)
+        want = "postmigrate" if status == "completed" else "running"
+        seen = {g.status() for _ in range(50)} - {"paused"}
+        check(seen == {want}, f"migration {status}, guest {seen}")

@@ -46,7 +46,7 @@ static int on_ping(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	struct transport *t = userdata;
 	struct mc_wire_ping ping = {.stamp = mc_now_ns()};
-	uint64_t period = atomic_load(&t->a->config->failure_timeout_ms) * 100ULL;
+	uint64_t period = atomic_load(&t->a->config->failure_timeout_ms) * 200ULL;
 
 	(void)usec;
 	if (!t->up || !t->link) {
@@ -55,7 +55,7 @@ static int on_ping(sd_event_source *s, uint64_t usec, void *userdata)
 	}
 	/* TCP alone would go on trying for minutes. The backup's silence is restore's to judge. */
 	if (t->side == MC_SIDE_PRIMARY &&
-	    ping.stamp - atomic_load(&t->a->control->last_rx) > period * 10 * MC_NS_PER_US) {
+	    ping.stamp - atomic_load(&t->a->control->last_rx) > period * 5 * MC_NS_PER_US) {
 		t->link->events->closed(t, t->link, -ETIMEDOUT, "the backup is silent");
 		return 0;
 	}
