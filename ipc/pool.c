@@ -172,6 +172,25 @@ int mc_pool_alloc(struct mc_pool *p, uint64_t epoch, bool in_pause, mc_handle *r
 	return -ENOSPC;
 }
 
+/*
+ * Maps what is allocated already; an error only costs faults later.  Once is enough until
+ * somebody shrinks the pool: walking the pages of a mapped slab costs as much as an epoch.
+ */
+static void map_for_writing(struct mc_pool *p, uint64_t i)
+{
+	uint64_t shrunk = atomic_load_explicit(&p->shm->shrunk, memory_order_relaxed);
+
+	if (shrunk != p->mapped_shrunk) {
+		memset(p->mapped, 0, sizeof(p->mapped));
+		p->mapped_shrunk = shrunk;
+	}
+	if (i < MC_POOL_MAPPED && p->mapped[i / 64] >> i % 64 & 1)
+		return;
+	(void)madvise(p->data + i * p->unit, p->unit, MADV_POPULATE_WRITE);
+	if (i < MC_POOL_MAPPED)
+		p->mapped[i / 64] |= 1ULL << i % 64;
+}
+
 int mc_pool_reserve(struct mc_pool *p, uint64_t n)
 {
 	uint64_t have = 0;
@@ -183,8 +202,7 @@ int mc_pool_reserve(struct mc_pool *p, uint64_t n)
 		for (uint64_t i = 0; i < p->max && have < n; i++) {
 			if (mc_slab_word_state(load(&p->word[i])) != MC_SLAB_FREE)
 				continue;
-			/* Maps what is allocated already; an error only costs faults later. */
-			(void)madvise(p->data + i * p->unit, p->unit, MADV_POPULATE_WRITE);
+			map_for_writing(p, i);
 			have++;
 		}
 		if (have >= n || grow(p) < 0)

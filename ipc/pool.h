@@ -93,6 +93,8 @@ struct mc_pool_shm {
 #define MC_POOL_MAGIC 0x6c6f6f707363636dULL
 _Static_assert(sizeof(struct mc_pool_shm) == 128, "ABI");
 
+#define MC_POOL_MAPPED 4096
+
 /* A process' view of a pool. */
 struct mc_pool {
 	struct mc_pool_shm *shm;
@@ -104,6 +106,9 @@ struct mc_pool {
 	uint64_t unit;             /* private copies of what was validated at attach */
 	uint64_t max;
 	enum mc_role role; /* who we are */
+	/* Slabs that this process has mapped for writing already (the first MC_POOL_MAPPED). */
+	uint64_t mapped[MC_POOL_MAPPED / 64];
+	uint64_t mapped_shrunk; /* shm->shrunk when `mapped` was begun: a shrink unmaps */
 };
 
 static inline uint64_t mc_slab_word(enum mc_slab_state s, enum mc_role owner, uint32_t gen,
