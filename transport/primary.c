@@ -143,6 +143,8 @@ static int on_retry(sd_event_source *s, uint64_t usec, void *userdata)
 
 /* --- answers --------------------------------------------------------------------------- */
 
+static void renew_lease(struct transport *t, uint64_t sent);
+
 static void commit_one(struct transport *t, struct out_epoch *e)
 {
 	struct mc_metrics_block *m = mc_worker_metrics(t->w);
@@ -192,11 +194,16 @@ static int apply_acks(struct transport *t)
 
 static int take_ack(struct transport *t, uint64_t epoch)
 {
+	struct out_epoch *e = collect_find(t, epoch);
+
 	if (epoch > atomic_load(&t->a->journal.shm->last_begun) ||
 	    mc_journal_state(&t->a->journal, epoch) == MC_EPOCH_CAPTURING)
 		return -EPROTO; /* never sent */
 	if (mc_fault("transport.ack") < 0)
 		return -EIO;
+	/* An ACK on this very link answers the COMMIT that was sent on it. */
+	if (e && e->done && t->up)
+		renew_lease(t, e->ended);
 	t->p.acked = mc_max_u64(t->p.acked, epoch);
 	(void)apply_acks(t);
 	return 0;
@@ -224,21 +231,36 @@ static int take_nack(struct transport *t, uint64_t epoch, const void *payload, s
 	return 0;
 }
 
-static void take_pong(struct transport *t, const struct mc_wire_ping *p)
+/*
+ * The lease: what was sent at @sent was answered, so the backup heard from us after that, and
+ * takes over for silence no earlier than failure_timeout after.
+ */
+static void renew_lease(struct transport *t, uint64_t sent)
 {
 	struct mc_control *c = t->a->control;
 	uint64_t margin = atomic_load(&t->a->config->lease_margin_ms) * MC_NS_PER_MS;
-	uint64_t now = mc_now_ns(), lease;
+	uint64_t now = mc_now_ns(), lease = sent + failure_ns(t) - margin;
+	uint64_t state = atomic_load(&c->state);
 
-	if (p->stamp > now || now - p->stamp > failure_ns(t))
-		return;
-	lease = p->stamp + failure_ns(t) - margin;
 	if (lease <= atomic_load(&c->lease_until))
 		return;
-	mc_metric_set(mc_worker_metrics(t->w), MC_M_RTT, now - p->stamp);
 	/* Who waits for the lease was left without one: only then a bell is due. */
 	if (atomic_exchange(&c->lease_until, lease) < now)
 		mc_arena_ring_all(t->a);
+	/* The answer was late, not lost: behind much data, or a busy host. */
+	if (lease > now && mc_state_of(state) == MC_STATE_HELD &&
+	    mc_state_reason(state) == MC_REASON_PEER_LOST)
+		(void)move(t, MC_STATE_HELD, MC_STATE_PROTECTED, MC_REASON_PEER_BACK);
+}
+
+static void take_pong(struct transport *t, const struct mc_wire_ping *p)
+{
+	uint64_t now = mc_now_ns();
+
+	if (p->stamp > now)
+		return;
+	mc_metric_set(mc_worker_metrics(t->w), MC_M_RTT, now - p->stamp);
+	renew_lease(t, p->stamp);
 }
 
 static int taken_over(struct transport *t, uint64_t term)

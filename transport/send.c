@@ -153,6 +153,7 @@ static int send_epoch(struct transport *t, struct out_epoch *e)
 		        .wire_bytes = e->bytes, .digest = e->digest, .slabs = total};
 
 		e->done = true;
+		e->ended = mc_now_ns();
 		atomic_store(&rec->wire_bytes, e->bytes);
 		atomic_store(&rec->digest, e->digest);
 		if (link_send(t->link, MC_MSG_COMMIT, e->epoch, &c, sizeof(c)) == 0)

@@ -13,11 +13,11 @@
 
 /* Primary: an epoch between stage and ACK. */
 struct out_epoch {
-	uint64_t epoch;     /* 0: free entry */
-	uint32_t got;       /* slabs here */
-	uint32_t next;      /* next seq to send */
-	bool started, done; /* START sent; COMMIT sent */
-	uint64_t bytes, digest, began;
+	uint64_t epoch;                       /* 0: free entry */
+	uint32_t got;                         /* slabs here */
+	uint32_t next;                        /* next seq to send */
+	bool started, done;                   /* START sent; COMMIT sent */
+	uint64_t bytes, digest, began, ended; /* ended: when COMMIT was queued */
 	mc_handle slab[MC_EPOCH_SLABS_MAX];
 };
 
