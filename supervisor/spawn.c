@@ -119,7 +119,7 @@ static void become(const struct child *c, int arena, const int *bells)
 	                      b,       "--control",  control, g->m->debug ? "--debug" : NULL,
 	                      NULL};
 	int high[MC_ROLE_MAX + 1];
-	sigset_t none;
+	sigset_t held;
 
 	high[0] = fcntl(arena, F_DUPFD, HIGH_FD);
 	for (int i = 0; i < MC_ROLE_MAX; i++)
@@ -128,8 +128,11 @@ static void become(const struct child *c, int arena, const int *bells)
 		if (high[i] < 0 || dup2(high[i], ARENA_FD + i) < 0)
 			_exit(126);
 	(void)syscall(SYS_close_range, BELL_FD + MC_ROLE_MAX, ~0U, 0);
-	sigemptyset(&none);
-	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	/* A request to end waits until the worker can follow it (ipc/worker.c). */
+	sigemptyset(&held);
+	sigaddset(&held, SIGTERM);
+	sigaddset(&held, SIGINT);
+	(void)sigprocmask(SIG_SETMASK, &held, NULL);
 	snprintf(process, sizeof(process), "mc-%s", mc_role_name(c->role));
 	snprintf(path, sizeof(path), "%s/%s", g->m->libexec, process);
 	snprintf(control, sizeof(control), "%s/control", g->m->runtime_dir);
