@@ -191,11 +191,24 @@ static bool base_is_here(const struct restore *r, const struct mc_journal_record
 	return base == atomic_load(&ctl->applied) && restore_committed(r) == base;
 }
 
+/* True when the ring goes on with slabs of the same epoch: it was sent once more. */
+static bool comes_again(struct restore *r, uint64_t epoch)
+{
+	struct mc_slab_meta *m;
+	mc_handle h;
+
+	if (mc_ring_peek(&r->in, r->as.n, &h) != 1 ||
+	    mc_pool_claim(&r->a->slabs, h, MC_ROLE_TRANSPORT) < 0)
+		return false;
+	m = mc_pool_meta(&r->a->slabs, h);
+	return m && m->epoch == epoch;
+}
+
 /*
  * Decodes the next slab.  The primary sends an epoch again after its link broke: what the ring
  * still has of the first try is dropped when slab 0 comes once more.
  */
-static int next_slab(struct restore *r, uint64_t epoch, mc_handle h)
+static int next_slab(struct restore *r, uint64_t epoch, uint32_t slabs, mc_handle h)
 {
 	struct assembly *as = &r->as;
 	struct mc_slab_meta *m;
@@ -216,7 +229,7 @@ static int next_slab(struct restore *r, uint64_t epoch, mc_handle h)
 		commit_drop_first(r, h);
 		return 1;
 	}
-	if (m->seq != as->n)
+	if (m->seq != as->n || m->seq >= slabs)
 		return refuse_epoch(r, epoch, -EBADMSG, "its slabs are out of order");
 	e = slab_decode(r, h, &as->slab[as->n], &is_state);
 	if (e < 0)
@@ -240,10 +253,10 @@ static int assemble(struct restore *r, uint64_t epoch, enum mc_epoch_state st)
 	if (r->as.epoch != epoch)
 		drop_assembly(r);
 	r->as.epoch = epoch;
-	if (r->as.n < slabs) {
+	if (r->as.n < slabs || comes_again(r, epoch)) {
 		e = mc_ring_peek(&r->in, r->as.n, &h);
 		if (e == 1)
-			return next_slab(r, epoch, h);
+			return next_slab(r, epoch, slabs, h);
 		/* COMMIT is announced after the last slab. */
 		if (e < 0 || st == MC_EPOCH_CAPTURING)
 			return e;

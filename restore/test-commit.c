@@ -374,10 +374,12 @@ static void test_full_pool(void **state)
 		n++;
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(mc_pool_free(&w->tra.slabs, hog[--n]), 0);
+	kill(w->restore.pid, SIGSTOP); /* it would take one of the three */
 	push_pages(w, 2, 1, 0, 0, 5);
 	push_pages(w, 2, 1, 1, 100, 5);
 	push_pages(w, 2, 1, 2, 200, 5);
 	end_epoch(w, 2);
+	kill(w->restore.pid, SIGCONT);
 	assert_true(wait_until(&w->tra, is_nacked, w));
 	while (n)
 		assert_int_equal(mc_pool_free(&w->tra.slabs, hog[--n]), 0);
