@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What a successor finds when its predecessor died in the narrowest places. */
+#include <errno.h>
+
+#include "test-standby.h"
+
+#define Q35 STANDBY "q35,memory-backend=ram" OLD_WAY
+
+static uint64_t refused(const struct world *w)
+{
+	return mc_metric_get(&w->sup.metrics[MC_ROLE_RESTORE], MC_M_REFUSED_EPOCHS);
+}
+
+static bool second_is_released(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_journal_state(&w->tra.journal, 2) == MC_EPOCH_RELEASED;
+}
+
+/* Between commit and the end of applying: what was acknowledged must be there. */
+static void test_killed_while_applying(void **state)
+{
+	struct world *w = world_new(Q35);
+	unsigned hits = 0;
+
+	(void)state;
+	arm(w);
+	for (int i = 0; i < 25; i++) {
+		uint64_t n = w->last + 1 + pick(w, 2);
+
+		send_epoch(w, n, w->last, 14);
+		for (uint64_t end = mc_now_ns() + PROC_LIMIT_NS; committed(w) != n;)
+			assert_true(mc_now_ns() < end);
+		for (volatile uint32_t spin = pick(w, 20000); spin; spin--)
+			;
+		proc_kill(&w->restore);
+		hits += mc_journal_state(&w->tra.journal, n) != MC_EPOCH_RELEASED;
+		restore_start(w);
+		check_applied(w);
+		assert_int_equal(mc_journal_state(&w->tra.journal, n), MC_EPOCH_RELEASED);
+	}
+	assert_true(hits > 0);
+	world_end(w);
+}
+
+/* Decoded, but not committed: decoded again, with whatever number. */
+static void test_left_at_staged(void **state)
+{
+	struct world *w = world_new(Q35);
+	struct mc_arena as;
+
+	(void)state;
+	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
+	arm(w);
+	for (int i = 0; i < 4; i++) {
+		uint64_t n = w->last + 1 + (uint64_t)i;
+
+		proc_kill(&w->restore);
+		send_epoch(w, n, w->last, 5);
+		assert_int_equal(
+		        mc_journal_move(&as.journal, n, MC_EPOCH_CAPTURED, MC_EPOCH_STAGED), 0);
+		restore_start(w);
+		check_applied(w);
+	}
+	assert_int_equal(refused(w), 0);
+	mc_arena_done(&as);
+	world_end(w);
+}
+
+/* The commit word moved, the journal not yet. */
+static void test_left_before_the_journal(void **state)
+{
+	struct world *w = world_new(Q35);
+	struct mc_arena as;
+
+	(void)state;
+	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
+	arm(w);
+	proc_kill(&w->restore);
+	send_epoch(w, 2, 1, 1); /* device state only: nothing to apply */
+	assert_int_equal(mc_journal_move(&as.journal, 2, MC_EPOCH_CAPTURED, MC_EPOCH_STAGED), 0);
+	assert_int_equal(mc_commit_advance(as.control, TERM, 2), 0);
+	restore_start(w);
+	w->last = 2;
+	assert_true(wait_until(&w->tra, second_is_released, w));
+	assert_int_equal(atomic_load(&w->sup.control->applied), 2);
+	send_epoch(w, 3, 2, 4);
+	check_applied(w);
+	mc_arena_done(&as);
+	world_end(w);
+}
+
+/* The first commit was made, the state not moved. */
+static void test_left_before_the_state(void **state)
+{
+	struct world *w = world_new(Q35);
+
+	(void)state;
+	arm(w);
+	proc_kill(&w->restore);
+	atomic_store(&w->sup.control->state, MC_STATE_SYNCING);
+	restore_start(w);
+	send_epoch(w, 2, 1, 4);
+	check_applied(w);
+	assert_int_equal(state_now(w), MC_STATE_PROTECTED);
+	world_end(w);
+}
+
+/* A predecessor had thrown away part of a first try when the second one began. */
+static void test_rest_of_a_first_try(void **state)
+{
+	mc_autofree uint8_t *before = malloc(RAM_SIZE);
+	struct world *w = world_new(Q35);
+	uint8_t text[STATE];
+	struct mc_ring_end in;
+	struct mc_arena as;
+	mc_handle h;
+
+	(void)state;
+	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
+	arm(w);
+	memcpy(before, w->want, RAM_SIZE);
+	proc_kill(&w->restore);
+	begin_epoch(w, 2, 1, 6);
+	fill_state(text, 2);
+	push_state(w, 2, text, STATE);
+	for (uint32_t i = 1; i < 4; i++)
+		push_pages(w, 2, 1, i, i * 60, 20);
+	assert_int_equal(mc_journal_abort_from(&w->tra.journal, 2, -ECONNRESET), 1);
+	assert_int_equal(mc_ring_attach_consumer(&in, as.ring_restore, as.ring_slots), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(mc_ring_peek(&in, 0, &h), 1);
+		assert_int_equal(mc_pool_claim(&as.slabs, h, MC_ROLE_TRANSPORT), 0);
+		assert_int_equal(mc_pool_free(&as.slabs, h), 0);
+		mc_ring_advance(&in, 1);
+	}
+	memcpy(w->want, before, RAM_SIZE);
+	send_epoch(w, 2, 1, 6);
+	restore_start(w);
+	check_applied(w);
+	assert_int_equal(refused(w), 0);
+	mc_arena_done(&as);
+	world_end(w);
+}
+
+/* Freed, but still in the ring: its place may belong to somebody else by now. */
+static void test_freed_but_in_the_ring(void **state)
+{
+	struct world *w = world_new(Q35);
+	struct mc_arena as;
+	mc_handle h, other;
+
+	(void)state;
+	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
+	arm(w);
+	proc_kill(&w->restore);
+	(void)landing(w, 1, &h);
+	push_slab(w, h, 1, 0, 100);
+	assert_int_equal(mc_pool_claim(&as.slabs, h, MC_ROLE_TRANSPORT), 0);
+	assert_int_equal(mc_pool_free(&as.slabs, h), 0);
+	(void)landing(w, 2, &other);
+	send_epoch(w, 2, 1, 3);
+	restore_start(w);
+	assert_true(wait_until(&w->tra, second_is_released, w));
+	assert_int_equal(mc_pool_free(&w->tra.slabs, other), 0); /* untouched, still ours */
+	check_applied(w);
+	mc_arena_done(&as);
+	world_end(w);
+}
+
+/* Decoded slabs that aren't what was verified: the standby must not run them. */
+static void test_damaged_in_memory(void **state)
+{
+	struct world *w = world_new(Q35);
+	struct mc_arena as;
+	struct mc_slab_meta *m;
+	mc_handle h;
+
+	(void)state;
+	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
+	arm(w);
+	proc_kill(&w->restore);
+	assert_int_equal(mc_pool_alloc(&as.slabs, 2, false, &h), 0);
+	m = mc_pool_meta(&as.slabs, h);
+	m->kind = MC_KIND_PAGES;
+	m->pages = 1;
+	m->used = MC_PAGE_SIZE;
+	assert_int_equal(mc_pool_alloc(&as.descs, 2, false, &m->desc), 0);
+	*(struct mc_page_desc *)mc_pool_data(&as.descs, m->desc) =
+	        (struct mc_page_desc){.offset = RAM_SIZE};
+	assert_int_equal(mc_commit_advance(as.control, TERM, 2), 0);
+	restore_start(w);
+	assert_true(wait_until(&w->tra, is_stopped, w));
+	assert_true(atomic_load(&w->sup.control->commit) & MC_COMMIT_DISARMED);
+	assert_non_null(strstr(w->sup.control->refusal, "damaged"));
+	check_ram(w);
+	mc_arena_done(&as);
+	world_end(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_killed_while_applying),
+	        cmocka_unit_test(test_left_at_staged),
+	        cmocka_unit_test(test_left_before_the_journal),
+	        cmocka_unit_test(test_left_before_the_state),
+	        cmocka_unit_test(test_rest_of_a_first_try),
+	        cmocka_unit_test(test_freed_but_in_the_ring),
+	        cmocka_unit_test(test_damaged_in_memory),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, sweep);
+}
