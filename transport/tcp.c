@@ -414,7 +414,8 @@ static int split(const char *peer, char *host, size_t host_len, char *port, size
 	}
 	if (!n || n >= host_len)
 		return -EINVAL;
-	snprintf(host, host_len, "%.*s", (int)n, peer);
+	memcpy(host, peer, n);
+	host[n] = '\0';
 	if (colon)
 		snprintf(port, port_len, "%s", colon + 1);
 	else
