@@ -18,7 +18,7 @@ static void end_with(struct restore *r, enum mc_state to, enum mc_reason why)
 
 void end_standby(struct restore *r, enum mc_reason why, const char *text)
 {
-	bool active = restore_state(r) == MC_STATE_ACTIVE;
+	enum mc_state s = restore_state(r);
 
 	if (r->standby_gone)
 		return;
@@ -26,11 +26,13 @@ void end_standby(struct restore *r, enum mc_reason why, const char *text)
 	/* Disarmed before anybody hears of it: the primary may then run on without us. */
 	(void)mc_commit_disarm(r->a->control);
 	atomic_store(&r->a->control->standby_ready, 0);
-	if (!active) {
+	if (s == MC_STATE_STOPPED || s == MC_STATE_ENDED)
+		return; /* a failed takeover ends the QEMU as well: its reason stands */
+	if (s != MC_STATE_ACTIVE) {
 		mc_err("%s", text);
 		mc_control_refuse(r->a->control, "%s", text);
 	}
-	end_with(r, active ? MC_STATE_ENDED : MC_STATE_STOPPED, why);
+	end_with(r, s == MC_STATE_ACTIVE ? MC_STATE_ENDED : MC_STATE_STOPPED, why);
 	mc_worker_event(r->w, "standby-lost", 0, "%s", text);
 }
 
