@@ -3,9 +3,10 @@
  * A link to the peer, whatever carries it.  The state machines (primary.c, backup.c) see only
  * this; a transport is one set of link_ops.
  *
- * Messages are delivered whole and verified (header limits, checksum), in order.  The payload
- * of a SLAB lands in memory that the receiver named; what is sent comes straight from slabs,
- * without a copy in between.
+ * Messages are delivered whole and verified (header limits, checksum), in order.  The content
+ * of a SLAB lands in a slab that its receiver lent to the link: for one SLAB that is arriving
+ * (TCP), or some ahead, for the peer to write into (RDMA).  What is sent comes straight from
+ * slabs, without a copy in between.
  */
 #ifndef MC_TRANSPORT_BACKEND_H
 #define MC_TRANSPORT_BACKEND_H
@@ -23,15 +24,23 @@ struct link;
 /* What a link reports. None may free the link; closing it is allowed. */
 struct link_events {
 	/*
-	 * A verified message; @payload of h->length bytes is valid during the call (SLAB: struct
-	 * mc_wire_slab; its content is where want_slab() said).  Negative errno closes the link.
+	 * A verified message; @payload of h->length bytes is valid during the call.  SLAB: payload
+	 * is struct mc_wire_slab, the content is in @slab, which lend() gave and which nobody but
+	 * the owner can reach any more; 0 with all other types.  Negative errno closes the link.
 	 */
 	int (*message)(void *ctx, struct link *l, const struct mc_wire_header *h,
-	               const void *payload);
-	/* Where a slab of @s->bytes goes; NULL: no room now, link_resume() when there is. */
-	void *(*want_slab)(void *ctx, struct link *l, const struct mc_wire_header *h,
-	                   const struct mc_wire_slab *s);
-	/* The slab sent with @cookie has left for the peer: its memory may be reused. */
+	               const void *payload, uint64_t slab);
+	/*
+	 * Lends an empty slab of limits.slab_size bytes at *data.  Returns its cookie; 0: none
+	 * now, link_resume() when there may be one.
+	 */
+	uint64_t (*lend)(void *ctx, struct link *l, void **data);
+	/* A lent slab that no message used; called at the latest by link_free(). */
+	void (*give_back)(void *ctx, struct link *l, uint64_t slab);
+	/*
+	 * The link needs the slab sent with @cookie no more: it has left for the peer, or the link
+	 * is being freed.  Exactly once for each slab that link_send_slab() took.
+	 */
 	void (*slab_sent)(void *ctx, struct link *l, uint64_t cookie);
 	/* The link is gone (peer closed, error, or the peer broke the protocol: @why). */
 	void (*closed)(void *ctx, struct link *l, int error, const char *why);
@@ -81,13 +90,14 @@ static inline bool link_idle(const struct link *l)
 	return l->ops->idle(l);
 }
 
-/* Reading goes on after want_slab() said no. */
+/* Slabs may be had again, after lend() said no. */
 static inline void link_resume(struct link *l)
 {
 	l->ops->resume(l);
 }
 
-/* Closes and frees without any more event. NULL ok; returns NULL. */
+/* Closes and frees; of the events only give_back() and slab_sent() still come. NULL ok; returns
+ * NULL. */
 static inline struct link *link_free(struct link *l)
 {
 	return l ? l->ops->free(l) : NULL;

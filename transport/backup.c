@@ -210,7 +210,7 @@ static int take_ping(struct transport *t, struct link *l, const void *payload, s
 }
 
 static int dispatch(struct transport *t, struct link *l, const struct mc_wire_header *h,
-                    const void *payload)
+                    const void *payload, uint64_t slab)
 {
 	union {
 		struct mc_wire_start start;
@@ -226,7 +226,7 @@ static int dispatch(struct transport *t, struct link *l, const struct mc_wire_he
 	case MC_MSG_START:
 		return receive_start(t, h, &m.start);
 	case MC_MSG_SLAB:
-		return receive_slab(t, h, &m.slab);
+		return receive_slab(t, h, &m.slab, slab);
 	case MC_MSG_COMMIT:
 		return receive_commit(t, h, &m.commit);
 	case MC_MSG_ABORT:
@@ -245,28 +245,35 @@ static int dispatch(struct transport *t, struct link *l, const struct mc_wire_he
 }
 
 static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
-                      const void *payload)
+                      const void *payload, uint64_t slab)
 {
 	struct transport *t = ctx;
 	int r;
 
+	if (slab && (l != t->link || !t->up))
+		receive_give_back(t, slab);
 	if (h->type == MC_MSG_HELLO)
 		return take_hello(t, l, h, payload);
 	if (l != t->link || !t->up)
 		return -EPROTO;
 	atomic_store_explicit(&t->a->control->last_rx, mc_now_ns(), memory_order_release);
-	r = dispatch(t, l, h, payload);
+	r = dispatch(t, l, h, payload, slab);
 	if (r < 0 && h->epoch)
 		(void)transport_send_reason(l, MC_MSG_NACK, h->epoch, (uint32_t)-r, strerror(-r));
 	return r;
 }
 
-static void *on_want_slab(void *ctx, struct link *l, const struct mc_wire_header *h,
-                          const struct mc_wire_slab *s)
+static uint64_t on_lend(void *ctx, struct link *l, void **data)
 {
 	struct transport *t = ctx;
 
-	return l == t->link && t->up ? receive_want(t, h, s) : NULL;
+	return l == t->link && t->up ? receive_lend(t, data) : 0;
+}
+
+static void on_give_back(void *ctx, struct link *l, uint64_t slab)
+{
+	(void)l;
+	receive_give_back(ctx, slab);
 }
 
 static void on_slab_sent(void *ctx, struct link *l, uint64_t cookie)
@@ -347,7 +354,8 @@ int backup_start(struct transport *t)
 
 const struct link_events backup_events = {
         .message = on_message,
-        .want_slab = on_want_slab,
+        .lend = on_lend,
+        .give_back = on_give_back,
         .slab_sent = on_slab_sent,
         .closed = on_closed,
 };

@@ -34,7 +34,8 @@ void collect_drop(struct transport *t, struct out_epoch *e)
 	for (uint32_t i = 0; i < MC_EPOCH_SLABS_MAX && e->got; i++) {
 		if (!e->slab[i])
 			continue;
-		(void)mc_pool_free(&t->a->slabs, e->slab[i]);
+		if (!e->in_link[i]) /* else send_slab_sent() frees it */
+			(void)mc_pool_free(&t->a->slabs, e->slab[i]);
 		e->slab[i] = MC_HANDLE_NONE;
 		e->got--;
 	}
@@ -51,7 +52,6 @@ static struct out_epoch *entry_for(struct transport *t, uint64_t epoch)
 	e = collect_find(t, 0);
 	if (!e)
 		return NULL;
-	memset(e->slab, 0, sizeof(e->slab));
 	*e = (struct out_epoch){.epoch = epoch};
 	return e;
 }

@@ -405,11 +405,12 @@ static void take_end_ack(struct transport *t)
 }
 
 static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
-                      const void *payload)
+                      const void *payload, uint64_t slab)
 {
 	struct transport *t = ctx;
 	struct mc_wire_ping ping;
 
+	(void)slab; /* only a primary sends SLAB */
 	atomic_store_explicit(&t->a->control->last_rx, mc_now_ns(), memory_order_release);
 	if (h->type == MC_MSG_HELLO)
 		return take_hello(t, h, payload);
@@ -539,8 +540,26 @@ int primary_start(struct transport *t)
 	return 0;
 }
 
+/* Nothing is lent for a peer that may not send slabs. */
+static uint64_t on_lend(void *ctx, struct link *l, void **data)
+{
+	(void)ctx;
+	(void)l;
+	(void)data;
+	return 0;
+}
+
+static void on_give_back(void *ctx, struct link *l, uint64_t slab)
+{
+	(void)ctx;
+	(void)l;
+	(void)slab;
+}
+
 const struct link_events primary_events = {
         .message = on_message,
+        .lend = on_lend,
+        .give_back = on_give_back,
         .slab_sent = send_slab_sent,
         .closed = on_closed,
 };

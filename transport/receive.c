@@ -8,22 +8,18 @@
 #include "../ipc/util.h"
 #include "transport.h"
 
+/* Empty slabs that a link may have before it is known what comes. */
+#define AHEAD      2
+#define AHEAD_SYNC 8 /* in the first copy */
+
 static uint64_t committed(const struct transport *t)
 {
 	return mc_commit_epoch(atomic_load_explicit(&t->a->control->commit, memory_order_acquire));
 }
 
-static void drop_landing(struct transport *t)
-{
-	if (t->b.landing)
-		(void)mc_pool_free(&t->a->slabs, t->b.landing);
-	t->b.landing = MC_HANDLE_NONE;
-}
-
 /* The link is gone, or the epoch void: nothing of a partial epoch stays. */
 void receive_reset(struct transport *t)
 {
-	drop_landing(t);
 	if (t->b.current && !t->b.ignore) {
 		(void)mc_journal_abort_from(&t->a->journal, t->b.current, -ECONNRESET);
 		mc_arena_ring(t->a, MC_ROLE_RESTORE);
@@ -34,10 +30,8 @@ void receive_reset(struct transport *t)
 void receive_abort(struct transport *t, uint64_t epoch)
 {
 	(void)mc_journal_abort_from(&t->a->journal, epoch, -ECANCELED);
-	if (t->b.current >= epoch) {
-		drop_landing(t);
+	if (t->b.current >= epoch)
 		t->b.current = 0;
-	}
 	mc_arena_ring(t->a, MC_ROLE_RESTORE);
 }
 
@@ -92,37 +86,49 @@ static bool expected(const struct transport *t, uint64_t epoch, const struct mc_
 	       s->seq == (uint32_t)atomic_load(&t->a->control->sync_received);
 }
 
-void *receive_want(struct transport *t, const struct mc_wire_header *h,
-                   const struct mc_wire_slab *s)
+/* Slabs that are still to come of the epoch that restore decodes next. */
+static uint32_t needed(const struct transport *t)
+{
+	return t->b.current && t->b.base == committed(t) ? t->b.slabs - t->b.next_seq : 0;
+}
+
+uint64_t receive_lend(struct transport *t, void **data)
 {
 	const struct mc_pool *p = &t->a->slabs;
 	uint64_t used = atomic_load_explicit(&p->shm->in_use, memory_order_relaxed);
+	uint32_t ahead = transport_state(t) == MC_STATE_SYNCING ? AHEAD_SYNC : AHEAD;
+	mc_handle h;
 
-	/* One that isn't expected is read to its end and refused there. */
-	(void)s;
 	/*
 	 * The epoch that restore decodes next may take what it needs (START made sure that it
-	 * fits twice); anything ahead of it must leave restore its half of the pool.
+	 * fits twice); anything ahead of it must leave restore its half of the pool.  Slabs come
+	 * in order: what is lent already goes to that epoch first.
 	 */
-	if (!(h->epoch && t->b.base == committed(t)) && used >= p->max / 2)
-		return NULL;
-	if (mc_pool_alloc(&t->a->slabs, h->epoch, false, &t->b.landing) < 0) {
-		t->b.landing = MC_HANDLE_NONE;
-		return NULL;
-	}
-	return mc_pool_data(&t->a->slabs, t->b.landing);
+	if (t->b.lent >= needed(t) && (used >= p->max / 2 || t->b.lent >= ahead))
+		return MC_HANDLE_NONE;
+	if (mc_pool_alloc(&t->a->slabs, 0, false, &h) < 0)
+		return MC_HANDLE_NONE;
+	*data = mc_pool_data(&t->a->slabs, h);
+	t->b.lent++;
+	return h;
 }
 
-int receive_slab(struct transport *t, const struct mc_wire_header *h, const struct mc_wire_slab *s)
+void receive_give_back(struct transport *t, mc_handle slab)
 {
-	struct mc_slab_meta *m = mc_pool_meta(&t->a->slabs, t->b.landing);
-	mc_handle handle = t->b.landing;
+	if (mc_pool_free(&t->a->slabs, slab) == 0)
+		t->b.lent--;
+}
+
+int receive_slab(struct transport *t, const struct mc_wire_header *h, const struct mc_wire_slab *s,
+                 mc_handle slab)
+{
+	struct mc_slab_meta *m = mc_pool_meta(&t->a->slabs, slab);
 	int r;
 
 	if (!m)
 		return -ESTALE;
 	if (!expected(t, h->epoch, s)) {
-		drop_landing(t);
+		receive_give_back(t, slab);
 		return -EPROTO;
 	}
 	if (h->epoch) {
@@ -130,7 +136,7 @@ int receive_slab(struct transport *t, const struct mc_wire_header *h, const stru
 		t->b.bytes += s->bytes;
 		t->b.digest ^= h->checksum;
 		if (t->b.ignore) {
-			drop_landing(t);
+			receive_give_back(t, slab);
 			return 0;
 		}
 	}
@@ -141,10 +147,12 @@ int receive_slab(struct transport *t, const struct mc_wire_header *h, const stru
 	                           .used = s->bytes,
 	                           .hash = h->checksum,
 	                           .stamp = mc_now_ns()};
-	r = mc_ring_push(&t->b.out, handle);
-	if (r < 0)
+	r = mc_ring_push(&t->b.out, slab);
+	if (r < 0) {
+		receive_give_back(t, slab);
 		return r;
-	t->b.landing = MC_HANDLE_NONE;
+	}
+	t->b.lent--;
 	if (!h->epoch)
 		atomic_fetch_add(&t->a->control->sync_received, 1);
 	mc_metric_add(mc_worker_metrics(t->w), MC_M_BYTES_RECEIVED, s->bytes);

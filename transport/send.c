@@ -11,13 +11,16 @@ void send_slab_sent(void *ctx, struct link *l, uint64_t cookie)
 {
 	struct transport *t = ctx;
 	struct mc_slab_meta *m = mc_pool_meta(&t->a->slabs, cookie);
+	struct out_epoch *e = m && m->epoch ? collect_find(t, m->epoch) : NULL;
 
 	(void)l;
-	/* A round of the first copy is over with the sending; an epoch's slabs wait for the ACK. */
-	if (m && !m->epoch) {
-		(void)mc_pool_free(&t->a->slabs, cookie);
-		mc_arena_ring_all(t->a);
+	if (e && m->seq < MC_EPOCH_SLABS_MAX && e->slab[m->seq] == cookie) {
+		e->in_link[m->seq] = false; /* waits for the ACK */
+		return;
 	}
+	/* A round of the first copy is over with the sending, as is an epoch that was dropped. */
+	(void)mc_pool_free(&t->a->slabs, cookie);
+	mc_arena_ring_all(t->a);
 }
 
 static int send_slab(struct transport *t, mc_handle h, uint64_t *bytes, uint64_t *digest)
@@ -143,8 +146,12 @@ static int send_epoch(struct transport *t, struct out_epoch *e)
 		did = 1;
 	}
 	while (e->next < total && e->slab[e->next] && link_has_room(t->link)) {
-		if (send_slab(t, e->slab[e->next], &e->bytes, &e->digest) < 0)
+		/* Before the call: slab_sent() may come from within. */
+		e->in_link[e->next] = true;
+		if (send_slab(t, e->slab[e->next], &e->bytes, &e->digest) < 0) {
+			e->in_link[e->next] = false;
 			return 0;
+		}
 		e->next++;
 		did = 1;
 	}

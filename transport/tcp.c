@@ -43,6 +43,7 @@ struct tcp {
 	struct mc_wire_header h;
 	size_t have;      /* bytes of header + payload so far */
 	uint8_t *control; /* payload of control messages; head of a slab */
+	uint64_t lent;    /* slab that is being received */
 	uint8_t *slab;
 };
 
@@ -238,9 +239,10 @@ static bool open_slab(struct tcp *t)
 		closed(t, -EPROTO, "SLAB whose lengths contradict each other");
 		return false;
 	}
-	t->slab = t->l.events->want_slab(t->l.ctx, &t->l, &t->h, &s);
-	if (t->slab || t->dead)
-		return t->slab && !t->dead;
+	t->lent = t->l.events->lend(t->l.ctx, &t->l, (void **)&t->slab);
+	if (t->lent)
+		return true;
+	t->slab = NULL;
 	t->stalled = true;
 	set_io(t);
 	return false;
@@ -251,6 +253,7 @@ static bool message_complete(struct tcp *t)
 	bool is_slab = t->h.type == MC_MSG_SLAB;
 	size_t head = is_slab ? sizeof(struct mc_wire_slab) : t->h.length;
 	uint64_t sum = mc_wire_checksum(&t->h, t->control, head, t->slab, t->h.length - head);
+	uint64_t slab = t->lent;
 	int r;
 
 	if (sum != t->h.checksum) {
@@ -259,7 +262,8 @@ static bool message_complete(struct tcp *t)
 	}
 	t->have = 0;
 	t->slab = NULL;
-	r = t->l.events->message(t->l.ctx, &t->l, &t->h, t->control);
+	t->lent = 0;
+	r = t->l.events->message(t->l.ctx, &t->l, &t->h, t->control, slab);
 	if (r < 0)
 		closed(t, r, "message refused");
 	return !t->dead;
@@ -353,8 +357,13 @@ static struct link *tcp_free(struct link *l)
 	t->dead = true;
 	sd_event_source_disable_unref(t->io);
 	mc_closep(&t->fd);
-	for (unsigned i = 0; i < QUEUE_MAX; i++)
+	if (t->lent)
+		t->l.events->give_back(t->l.ctx, &t->l, t->lent);
+	for (unsigned i = 0; i < QUEUE_MAX; i++) {
+		if (t->queue[i] && t->queue[i]->slab)
+			t->l.events->slab_sent(t->l.ctx, &t->l, t->queue[i]->cookie);
 		free_outgoing(t->queue[i]);
+	}
 	free(t->control);
 	free(t);
 	return NULL;

@@ -19,6 +19,7 @@ struct out_epoch {
 	bool started, done;                   /* START sent; COMMIT sent */
 	uint64_t bytes, digest, began, ended; /* ended: when COMMIT was queued */
 	mc_handle slab[MC_EPOCH_SLABS_MAX];
+	bool in_link[MC_EPOCH_SLABS_MAX]; /* the link still reads it */
 };
 
 struct primary {
@@ -42,7 +43,7 @@ struct backup {
 	bool ignore;          /* it is here already: read and dropped */
 	uint32_t slabs, next_seq;
 	uint64_t bytes, digest;
-	mc_handle landing; /* slab that is being received */
+	uint32_t lent; /* empty slabs that the link has */
 	uint64_t acked, nacked;
 	bool end_acked, told_taken;
 };
@@ -105,9 +106,10 @@ extern const struct link_events backup_events;
 /* receive.c: an epoch as it comes in. */
 int receive_start(struct transport *t, const struct mc_wire_header *h,
                   const struct mc_wire_start *s);
-void *receive_want(struct transport *t, const struct mc_wire_header *h,
-                   const struct mc_wire_slab *s);
-int receive_slab(struct transport *t, const struct mc_wire_header *h, const struct mc_wire_slab *s);
+uint64_t receive_lend(struct transport *t, void **data);
+void receive_give_back(struct transport *t, mc_handle slab);
+int receive_slab(struct transport *t, const struct mc_wire_header *h, const struct mc_wire_slab *s,
+                 mc_handle slab);
 int receive_commit(struct transport *t, const struct mc_wire_header *h,
                    const struct mc_wire_commit *c);
 void receive_abort(struct transport *t, uint64_t epoch);
