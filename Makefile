@@ -57,7 +57,7 @@ $(B)/%.a:
 .SECONDEXPANSION:
 $(PROCS:%=$(B)/mc-%): $(B)/mc-%: $(B)/%/main.o $(B)/%.a $$($$*_EXTRA) $(B)/ipc.a
 	$(CC) $(ALLLD) -o $@ $^ $(LIBS)
-$(B)/mcctl: $(B)/supervisor/mcctl.o $(B)/supervisor/mcctl-status.o $(B)/supervisor.a $(B)/ipc.a
+$(B)/mcctl: $(patsubst %.c,$(B)/%.o,$(wildcard supervisor/mcctl*.c)) $(B)/supervisor.a $(B)/ipc.a
 	$(CC) $(ALLLD) -o $@ $^ $(LIBS)
 
 # Tests of a process start it.

@@ -187,10 +187,9 @@ static void set_pointers(struct mc_arena *a, const struct layout *l)
 	         a->params.slab_size, l->nslabs);
 }
 
-static int map_arena(struct mc_arena *a, const struct layout *l)
+static int map_arena(struct mc_arena *a, const struct layout *l, int prot)
 {
-	void *m =
-	        mmap(NULL, l->total, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, a->fd, 0);
+	void *m = mmap(NULL, l->total, prot, MAP_SHARED | MAP_NORESERVE, a->fd, 0);
 
 	if (m == MAP_FAILED)
 		return -errno;
@@ -251,7 +250,7 @@ static int fill_arena(struct mc_arena *a, const struct layout *l)
 		if (a->bell_fd[i] < 0)
 			return -errno;
 	}
-	r = map_arena(a, l);
+	r = map_arena(a, l, PROT_READ | PROT_WRITE);
 	return r < 0 ? r : init_parts(a, l);
 }
 
@@ -320,33 +319,79 @@ static int check_eventfd(int fd)
 	return strcmp(text, "anon_inode:[eventfd]") == 0 ? 0 : -EBADMSG;
 }
 
-static int check_parts(const struct mc_arena *a, const struct layout *l)
+static bool ring_ok(struct mc_ring *ring, uint64_t slots)
 {
 	struct mc_ring_end e;
-	char why[128];
-	int r = 0;
 
-	if (a->journal.shm->magic != MC_JOURNAL_MAGIC || a->journal.shm->side != a->params.side)
-		return -EBADMSG;
-	if (a->slabs.shm->magic != MC_POOL_MAGIC || a->slabs.shm->unit != a->slabs.unit ||
-	    a->slabs.shm->max != l->nslabs || a->descs.shm->magic != MC_POOL_MAGIC ||
-	    a->descs.shm->unit != a->descs.unit || a->descs.shm->max != l->nslabs)
-		return -EBADMSG;
-	if (a->shadow.shm &&
-	    (a->shadow.shm->magic != MC_SHADOW_MAGIC || a->shadow.shm->sets != l->shadow_sets))
-		return -EBADMSG;
-	for (int i = 0; r == 0 && a->ring_stage[0] && i < MC_STAGES_MAX; i++) {
-		r = mc_ring_attach_consumer(&e, a->ring_stage[i], l->ring_slots);
-		if (r == 0)
-			r = mc_ring_attach_consumer(&e, a->ring_transport[i], l->ring_slots);
+	return mc_ring_attach_consumer(&e, ring, slots) == 0;
+}
+
+static bool rings_ok(const struct mc_arena *a)
+{
+	for (int i = 0; a->ring_stage[0] && i < MC_STAGES_MAX; i++)
+		if (!ring_ok(a->ring_stage[i], a->ring_slots) ||
+		    !ring_ok(a->ring_transport[i], a->ring_slots))
+			return false;
+	return !a->ring_restore || ring_ok(a->ring_restore, a->ring_slots);
+}
+
+static bool pool_ok(const struct mc_pool *p)
+{
+	return p->shm->magic == MC_POOL_MAGIC && p->shm->unit == p->unit && p->shm->max == p->max;
+}
+
+bool mc_arena_part_ok(const struct mc_arena *a, enum mc_arena_part part)
+{
+	char why[128];
+
+	switch (part) {
+	case MC_PART_JOURNAL:
+		return a->journal.shm->magic == MC_JOURNAL_MAGIC &&
+		       a->journal.shm->side == a->params.side;
+	case MC_PART_SLABS:
+		return pool_ok(&a->slabs);
+	case MC_PART_DESCS:
+		return pool_ok(&a->descs);
+	case MC_PART_SHADOW:
+		return !a->shadow.shm || (a->shadow.shm->magic == MC_SHADOW_MAGIC &&
+		                          a->shadow.shm->sets == a->shadow.sets);
+	case MC_PART_RINGS:
+		return rings_ok(a);
+	case MC_PART_CONFIG:
+		return mc_config_validate(a->config, why, sizeof(why)) == 0 &&
+		       a->config->side == a->params.side;
+	default:
+		return false;
 	}
-	if (r == 0 && a->ring_restore)
-		r = mc_ring_attach_consumer(&e, a->ring_restore, l->ring_slots);
-	/* The supervisor fills the config in after creation; workers find it complete. */
-	if (r == 0 && a->role != MC_ROLE_SUPERVISOR &&
-	    (mc_config_validate(a->config, why, sizeof(why)) < 0 ||
-	     a->config->side != a->params.side))
-		r = -EBADMSG;
+}
+
+static int check_parts(const struct mc_arena *a)
+{
+	for (int i = 0; i < MC_PARTS; i++)
+		/* The supervisor fills the config in after creation; workers find it complete. */
+		if (!(i == MC_PART_CONFIG && a->role == MC_ROLE_SUPERVISOR) &&
+		    !mc_arena_part_ok(a, (enum mc_arena_part)i))
+			return -EBADMSG;
+	return 0;
+}
+
+int mc_arena_view(struct mc_arena *a, int fd)
+{
+	struct mc_arena_header h;
+	struct layout l;
+	int r;
+
+	empty_view(a);
+	r = read_header(fd, &h, &l);
+	if (r < 0)
+		return r;
+	a->params = h.params;
+	a->fd = fd;
+	r = map_arena(a, &l, PROT_READ);
+	if (r < 0) {
+		a->fd = -1; /* stays the caller's */
+		mc_arena_done(a);
+	}
 	return r;
 }
 
@@ -371,9 +416,9 @@ int mc_arena_attach(struct mc_arena *a, int fd, const int *bells, unsigned nbell
 	a->params = h.params;
 	a->role = role;
 	a->fd = fd;
-	r = map_arena(a, &l);
+	r = map_arena(a, &l, PROT_READ | PROT_WRITE);
 	if (r == 0)
-		r = check_parts(a, &l);
+		r = check_parts(a);
 	if (r < 0) {
 		a->fd = -1; /* stays the caller's */
 		mc_arena_done(a);

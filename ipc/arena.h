@@ -15,6 +15,7 @@
 #ifndef MC_IPC_ARENA_H
 #define MC_IPC_ARENA_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "bell.h"
@@ -112,6 +113,25 @@ int mc_arena_create(struct mc_arena *a, const char *name, const struct mc_arena_
  */
 int mc_arena_attach(struct mc_arena *a, int fd, const int *bells, unsigned nbells,
                     enum mc_role role);
+
+/*
+ * Maps an arena, live or dead, for looking at only: nothing is written, no bell is there, and of
+ * the contents only the header is trusted; whoever looks checks each part (mc_arena_part_ok()).
+ * @fd: read-only is enough; consumed on success only.  -EBADMSG, -EPROTONOSUPPORT (another ABI).
+ */
+int mc_arena_view(struct mc_arena *a, int fd);
+
+/* Parts of a viewed arena whose own magic and sizes can be wrong. */
+enum mc_arena_part {
+	MC_PART_JOURNAL,
+	MC_PART_SLABS,
+	MC_PART_DESCS,
+	MC_PART_SHADOW,
+	MC_PART_RINGS,
+	MC_PART_CONFIG,
+	MC_PARTS
+};
+bool mc_arena_part_ok(const struct mc_arena *a, enum mc_arena_part part);
 
 /* Unmaps and closes. Accepts a zeroed or half-built struct. Does not unlink. */
 void mc_arena_done(struct mc_arena *a);

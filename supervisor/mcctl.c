@@ -15,6 +15,7 @@ struct command {
 	const char *name;
 	int (*run)(struct ctl *c, int argc, char **argv);
 	const char *usage;
+	bool offline; /* works without the bus */
 };
 
 static int usage_of(const struct command *cmd)
@@ -405,21 +406,24 @@ static int cmd_events(struct ctl *c, int argc, char **argv)
 }
 
 static const struct command commands[] = {
-        {"standby", cmd_standby, "NAME --qmp SOCKET [--relay NETDEV=unix:PATH,tap=IF] [OPTIONS]"},
-        {"standby-args", cmd_standby_args, "NAME --qmp SOCKET"},
-        {"protect", cmd_protect, "NAME --qmp SOCKET --peer ADDRESS:PORT [OPTIONS] [--dry-run]"},
-        {"unprotect", cmd_unprotect, "NAME"},
-        {"status", cmd_status, "[NAME] [--json]"},
-        {"top", cmd_top, "[--once]"},
-        {"checkpoint", cmd_checkpoint, "NAME"},
-        {"failover", cmd_failover, "NAME [--planned]"},
-        {"hold", cmd_hold, "NAME"},
-        {"resume", cmd_resume, "NAME"},
-        {"resolve", cmd_resolve, "NAME promote|demote"},
-        {"set", cmd_set, "NAME KEY=VALUE..."},
-        {"workers", cmd_workers, "NAME STAGE N"},
-        {"restart", cmd_restart, "NAME STAGE"},
-        {"events", cmd_events, "NAME"},
+        {"standby", cmd_standby, "NAME --qmp SOCKET [--relay NETDEV=unix:PATH,tap=IF] [OPTIONS]",
+         false},
+        {"standby-args", cmd_standby_args, "NAME --qmp SOCKET", false},
+        {"protect", cmd_protect, "NAME --qmp SOCKET --peer ADDRESS:PORT [OPTIONS] [--dry-run]",
+         false},
+        {"unprotect", cmd_unprotect, "NAME", false},
+        {"status", cmd_status, "[NAME] [--json]", false},
+        {"top", cmd_top, "[--once]", false},
+        {"checkpoint", cmd_checkpoint, "NAME", false},
+        {"failover", cmd_failover, "NAME [--planned]", false},
+        {"hold", cmd_hold, "NAME", false},
+        {"resume", cmd_resume, "NAME", false},
+        {"resolve", cmd_resolve, "NAME promote|demote", false},
+        {"set", cmd_set, "NAME KEY=VALUE...", false},
+        {"workers", cmd_workers, "NAME STAGE N", false},
+        {"restart", cmd_restart, "NAME STAGE", false},
+        {"events", cmd_events, "NAME", false},
+        {"arena", cmd_arena, "NAME | --file PATH", true},
 };
 
 #define NCOMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -472,7 +476,7 @@ int main(int argc, char **argv)
 			continue;
 		if (argc > 2 && strcmp(argv[2], "--help") == 0)
 			return usage_of(&commands[i]) * 0;
-		r = connect_bus(&c);
+		r = commands[i].offline ? 0 : connect_bus(&c);
 		if (r < 0) {
 			fprintf(stderr, "mcctl: can't connect to the %s bus: %s\n", c.bus_address,
 			        strerror(-r));

@@ -23,4 +23,7 @@ int ctl_call(struct ctl *c, sd_bus_message *m, const char *name, sd_bus_message 
 int cmd_status(struct ctl *c, int argc, char **argv);
 int cmd_top(struct ctl *c, int argc, char **argv);
 
+/* mcctl-arena.c: command arena, which needs no bus. */
+int cmd_arena(struct ctl *c, int argc, char **argv);
+
 #endif
