@@ -45,7 +45,7 @@ $(shell mkdir -p $(B); echo '$(CC) $(ALLCF)' | cmp -s - $(B)/.flags || echo '$(C
 BINS := $(PROCS:%=$(B)/mc-%) $(B)/mcctl
 UNIT := $(foreach d,$(LIBDIRS) $(PROCS),$(call tests,$d))
 
-.PHONY: all deps guest demo check check-unit check-integration bench lint lint-deps clean unit
+.PHONY: all deps guest demo check check-unit check-integration check-kernel kernel bench lint lint-deps clean unit
 all: $(BINS)
 unit: $(UNIT)
 
@@ -82,8 +82,12 @@ demo: guest
 	$(MAKE) all
 	tests/demo.py
 
-# Unit tests, the same under ASan and UBSan, then real guests.
-check: guest
+# Debian's kernel for the kernel tests; tests/kernel/run uses it by hand.
+kernel: deps
+	tests/kernel/run --prepare
+
+# Unit tests, the same under ASan and UBSan, then real guests and real kernels.
+check: guest kernel
 	$(MAKE) all unit
 	$(MAKE) SAN=address,undefined unit
 	tests/run
@@ -96,6 +100,10 @@ check-unit: deps
 check-integration: guest
 	$(MAKE) all
 	tests/run --integration
+
+check-kernel: kernel
+	$(MAKE) all
+	tests/run --kernel
 
 bench: guest
 	$(MAKE) all build/bench-ring
