@@ -92,7 +92,9 @@ int mc_wire_header_check(const struct mc_wire_header *h, const struct mc_wire_li
 		return -EPROTO;
 	}
 	if (h->version != MC_WIRE_VERSION) {
-		snprintf(why, why_len, "peer speaks protocol version %u, this is version %u",
+		snprintf(why, why_len,
+		         "peer speaks protocol version %u, this is version %u: install the same "
+		         "release on both hosts",
 		         h->version, (unsigned)MC_WIRE_VERSION);
 		return -EPROTONOSUPPORT;
 	}

@@ -22,7 +22,7 @@
 
 #define CONNECTIONS_MAX 32
 #define LIMIT_US        2000000
-#define PEEK            (MC_WIRE_HEADER + MC_NAME_MAX)
+#define PEEK            (int)(MC_WIRE_HEADER + MC_NAME_MAX)
 
 struct connection {
 	struct manager *m;
@@ -102,35 +102,47 @@ static void hand_over(struct connection *c, const struct mc_wire_header *h, cons
 	drop(c);
 }
 
+/* True when the header is that of a HELLO; else the connection is gone, a peer of ours told why. */
+static bool begins_with_hello(struct connection *c, const struct mc_wire_header *h)
+{
+	struct mc_wire_limits lim = {.from = MC_SIDE_PRIMARY, .slab_size = 1};
+	char why[128];
+	int r = mc_wire_header_check(h, &lim, why, sizeof(why));
+
+	if (r == -EPROTONOSUPPORT) {
+		refuse(c, h, why);
+		return false;
+	}
+	if (r == 0 && h->type == MC_MSG_HELLO)
+		return true;
+	mc_warn("a connection is closed: %s", r < 0 ? why : "it doesn't begin with HELLO");
+	drop(c);
+	return false;
+}
+
 static int on_input(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 {
 	struct connection *c = userdata;
-	struct mc_wire_limits lim = {.from = MC_SIDE_PRIMARY, .slab_size = 1};
 	uint8_t buf[PEEK];
 	struct mc_wire_header h;
-	char name[MC_NAME_MAX], why[128];
+	char name[MC_NAME_MAX];
 	ssize_t n = recv(fd, buf, sizeof(buf), MSG_PEEK | MSG_DONTWAIT);
 
 	(void)s;
-	(void)revents;
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
-	if (n <= 0) {
+	/*
+	 * A peek leaves the socket readable: the low-water mark keeps us from spinning, but not
+	 * when the peer has closed and no more can come.
+	 */
+	if (n <= 0 || (n < PEEK && revents & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))) {
 		drop(c);
 		return 0;
 	}
-	if (n < (ssize_t)sizeof(h)) {
-		/* A peek leaves the socket readable: the low-water mark keeps us from spinning. */
+	if (n < (ssize_t)sizeof(h))
 		return 0;
-	}
 	memcpy(&h, buf, sizeof(h));
-	if (mc_wire_header_check(&h, &lim, why, sizeof(why)) < 0 || h.type != MC_MSG_HELLO) {
-		mc_warn("a connection is closed: %s",
-		        h.type == MC_MSG_HELLO ? why : "it doesn't begin with HELLO");
-		drop(c);
-		return 0;
-	}
-	if (n < (ssize_t)sizeof(buf))
+	if (!begins_with_hello(c, &h) || n < PEEK)
 		return 0;
 	memcpy(name, buf + MC_WIRE_HEADER, sizeof(name));
 	if (!mc_terminated(name, sizeof(name)) || mc_guest_name_check(name) < 0) {
@@ -168,7 +180,7 @@ static int on_accept(sd_event_source *s, int fd, uint32_t revents, void *userdat
 	m->connections = c;
 	m->nconnections++;
 	(void)setsockopt(sock, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof(low));
-	if (sd_event_add_io(m->event, &c->io, sock, EPOLLIN, on_input, c) < 0 ||
+	if (sd_event_add_io(m->event, &c->io, sock, EPOLLIN | EPOLLRDHUP, on_input, c) < 0 ||
 	    sd_event_add_time_relative(m->event, &c->limit, CLOCK_MONOTONIC, LIMIT_US, 0, on_limit,
 	                               c) < 0)
 		drop(c);

@@ -124,6 +124,7 @@ def main():
 
 
 if __name__ == "__main__":
+    mctest.end_on_sigterm()
     try:
         sys.exit(main())
     except mctest.Failure as e:

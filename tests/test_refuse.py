@@ -272,6 +272,37 @@ def test_garbage_on_the_port():
         check(w.a.state() == "PROTECTED" and w.b.state() == "PROTECTED", "protection was disturbed")
 
 
+def cpu_seconds(pid):
+    """User and system time that a process has used."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def supervisor_pid(host):
+    return host.worker_pids("supervisor")[0][0]
+
+
+def test_first_bytes_of_a_connection():
+    """Half a HELLO costs nothing while it lasts; another version is told what to do."""
+    header = b"MCWP" + b"\x02\x00\x01\x00" + (248).to_bytes(4, "little") + b"\0" * 36
+    script = ("import socket,sys,time\ns=socket.create_connection(('127.0.0.1',int(sys.argv[1])),2)\n"
+              "s.sendall(bytes.fromhex(sys.argv[2]))\n"
+              "if sys.argv[3]=='close': s.shutdown(socket.SHUT_WR)\n"
+              "s.settimeout(5)\nprint(s.recv(4096).hex())")
+    with mctest.World() as w:
+        w.b.start()
+        before = cpu_seconds(supervisor_pid(w.b))
+        for how in ("close", "stay"):
+            answer = w.b.run("python3", "-c", script, str(mctest.PORT), header[:40].hex(), how)
+            check(answer.strip() == "", f"half a header was answered: {answer}")
+        used = cpu_seconds(supervisor_pid(w.b)) - before
+        check(used < 0.2, f"the supervisor burned {used:.2f} s on half a header")
+        answer = w.b.run("python3", "-c", script, str(mctest.PORT), header.hex(), "stay")
+        text = bytes.fromhex(answer.strip()).decode("latin-1")
+        check("version 2" in text and "same release" in text, f"another version was told: {text!r}")
+
+
 def test_guest_panics():
     """A kernel panic that resets the machine (-no-reboot) is the guest's own end, not a death."""
     with mctest.World() as w:

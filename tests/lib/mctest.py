@@ -24,7 +24,9 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import zlib
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("MC_BUILD", os.path.join(TOP, "build"))
@@ -76,12 +78,46 @@ def alive(pid):
         return False
 
 
+def end_on_sigterm():
+    """SIGTERM, like Ctrl-C, ends in good order: nothing is left behind."""
+    def end(_sig, _frame):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, end)
+
+
 def kvm_usable():
     return os.path.isdir("/sys/module/kvm_intel") or os.path.isdir("/sys/module/kvm_amd")
 
 
 def _child_setup():
     _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing survives the test
+
+
+class StallWatch(threading.Thread):
+    """Measures how long this machine gave a thread that only sleeps no processor.
+
+    A machine that stands still looks to every timer in the system under test like a dead
+    peer; a test that failed meanwhile has said nothing.
+    """
+
+    TICK = 0.02
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.longest = 0.0
+        self.start()
+
+    def run(self):
+        while True:
+            t = time.monotonic()
+            time.sleep(self.TICK)
+            self.longest = max(self.longest, time.monotonic() - t - self.TICK)
+
+    def reset(self):
+        """Begins anew; returns the longest stall since the last call, seconds."""
+        longest, self.longest = self.longest, 0.0
+        return longest
 
 
 class Qmp:
@@ -176,11 +212,15 @@ class Guest:
                       f"remote.type=unix,remote.path={self.dir}/r{i}"]
             else:
                 a += ["-netdev", f"{nic_backend},id=n{i}"]
-            a += ["-device", f"virtio-net-pci,netdev=n{i},romfile=,mac=52:54:00:77:00:{i + 1:02x}"]
+            a += ["-device", f"virtio-net-pci,netdev=n{i},romfile=,mac={self.mac(i)}"]
         a += list(extra)
         if incoming:
             a += ["-incoming", "defer", "-global", "migration.send-configuration=off"]
         return a
+
+    def mac(self, nic):
+        """A guest and its standby have one address, two guests on a LAN never."""
+        return f"52:54:00:77:{zlib.crc32(self.name.encode()) & 0xff:02x}:{nic + 1:02x}"
 
     def relay_args(self):
         out = []
