@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "config.h"
+#include "journal.h"
 #include "role.h"
 
 /* --- state of the guest, as on the bus ------------------------------------------------ */
@@ -72,7 +73,7 @@ enum mc_reason {
 #define MC_COMMIT_DISARMED (1ULL << 62)
 static inline uint64_t mc_commit_epoch(uint64_t w)
 {
-	return w & ((1ULL << 42) - 1);
+	return w & MC_EPOCH_MAX;
 }
 static inline uint64_t mc_commit_term(uint64_t w)
 {
@@ -80,7 +81,7 @@ static inline uint64_t mc_commit_term(uint64_t w)
 }
 static inline uint64_t mc_commit_word(uint64_t term, uint64_t epoch)
 {
-	return (term & 0xfffff) << 42 | (epoch & ((1ULL << 42) - 1));
+	return (term & 0xfffff) << 42 | (epoch & MC_EPOCH_MAX);
 }
 
 #define MC_LINK_DOWN 0

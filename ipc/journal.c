@@ -149,7 +149,8 @@ int mc_journal_begin(struct mc_journal *j, uint64_t epoch)
 
 	if (!may_begin(j))
 		return -EPERM;
-	if (!epoch || epoch <= atomic_load_explicit(&j->shm->last_begun, memory_order_acquire))
+	if (epoch > MC_EPOCH_MAX ||
+	    epoch <= atomic_load_explicit(&j->shm->last_begun, memory_order_acquire))
 		return -EINVAL;
 	if (on_its_way(word_state(old)))
 		return -EBUSY;
@@ -225,15 +226,26 @@ static int abort_one(struct mc_journal *j, uint64_t epoch, int error)
 	}
 }
 
+uint64_t mc_journal_next(const struct mc_journal *j, uint64_t after)
+{
+	uint64_t best = 0;
+
+	for (int i = 0; i < MC_JOURNAL_SLOTS; i++) {
+		uint64_t e = word_epoch(load_word(&j->shm->rec[i]));
+
+		if (e > after && (!best || e < best))
+			best = e;
+	}
+	return best;
+}
+
 int mc_journal_abort_from(struct mc_journal *j, uint64_t epoch, int error)
 {
-	uint64_t last = atomic_load_explicit(&j->shm->last_begun, memory_order_acquire);
 	int aborted = 0;
 
-	if (last >= MC_JOURNAL_SLOTS && epoch + MC_JOURNAL_SLOTS <= last)
-		epoch = last - MC_JOURNAL_SLOTS + 1;
-	for (; epoch && epoch <= last; epoch++) {
-		int r = abort_one(j, epoch, error);
+	/* By the records, not by counting: a peer's numbers may have gaps of any size. */
+	for (uint64_t n = epoch ? epoch - 1 : UINT64_MAX; (n = mc_journal_next(j, n));) {
+		int r = abort_one(j, n, error);
 
 		if (r < 0)
 			return aborted ? aborted : r;

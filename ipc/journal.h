@@ -32,7 +32,9 @@
 
 #include "role.h"
 
-#define MC_JOURNAL_SLOTS   64
+#define MC_JOURNAL_SLOTS 64
+#define MC_EPOCH_MAX                                                                               \
+	((1ULL << 42) - 1)      /* as many as the commit word holds: 1394 years at 100 a second */
 #define MC_EPOCH_SLABS_MAX 4096 /* slabs of one epoch at most */
 
 enum mc_epoch_state {
@@ -88,8 +90,9 @@ int mc_journal_init(struct mc_journal_shm *shm, enum mc_side side);
 
 /*
  * Begins @epoch (FREE -> CAPTURING): clears the slot's fields.  @epoch must be above
- * last_begun.  -EBUSY when the slot's old epoch is still on its way (neither RELEASED nor
- * ABORTED), -EPERM for another role than capture (primary) or transport (backup).
+ * last_begun and at most MC_EPOCH_MAX (-EINVAL otherwise).  -EBUSY when the slot's old epoch is
+ * still on its way (neither RELEASED nor ABORTED), -EPERM for another role than capture (primary)
+ * or transport (backup).
  */
 int mc_journal_begin(struct mc_journal *j, uint64_t epoch);
 
@@ -120,6 +123,12 @@ int mc_journal_move(struct mc_journal *j, uint64_t epoch, enum mc_epoch_state fr
  * not abort any more stops the walk with -EPERM if nothing was aborted.
  */
 int mc_journal_abort_from(struct mc_journal *j, uint64_t epoch, int error);
+
+/*
+ * The oldest epoch above @after that has a record; 0: none.  The way to walk over epochs whose
+ * numbers a peer chose: they may leap.
+ */
+uint64_t mc_journal_next(const struct mc_journal *j, uint64_t after);
 
 /* Marks slab @seq of @epoch as done (encoded / decoded); true when all of `slabs` are. */
 bool mc_journal_mark(struct mc_journal_record *r, uint32_t seq);

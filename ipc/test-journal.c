@@ -85,6 +85,8 @@ static void test_begin(void **state)
 	assert_int_equal(mc_journal_begin(&cap, 5), 0);
 	assert_int_equal(mc_journal_begin(&cap, 5), -EINVAL);
 	assert_int_equal(mc_journal_begin(&cap, 4), -EINVAL);
+	assert_int_equal(mc_journal_begin(&cap, MC_EPOCH_MAX + 1), -EINVAL);
+	assert_int_equal(mc_journal_begin(&cap, UINT64_MAX), -EINVAL);
 	/* The slot of an epoch on its way isn't taken from it. */
 	assert_int_equal(mc_journal_begin(&cap, 5 + MC_JOURNAL_SLOTS), -EBUSY);
 	assert_int_equal(mc_journal_in_flight(&cap), 1);
@@ -209,13 +211,34 @@ static void test_states(void **state)
 		assert_string_not_equal(mc_reason_name((enum mc_reason)r), "?");
 }
 
+/* A peer's numbers may leap: what is older than the newest by more than the slots is aborted, too.
+ */
+static void test_abort_behind_a_leap(void **state)
+{
+	struct mc_journal tra = as(MC_SIDE_BACKUP, MC_ROLE_TRANSPORT);
+
+	(void)state;
+	mc_journal_init(&shm, MC_SIDE_BACKUP);
+	assert_int_equal(mc_journal_rebegin(&tra, 1000000), 0);
+	assert_int_equal(mc_journal_abort_from(&tra, 1000000, -EPROTO), 1);
+	assert_int_equal(mc_journal_rebegin(&tra, 2), 0);
+	assert_int_equal(mc_journal_abort_from(&tra, 2, -EPROTO), 1);
+	assert_int_equal(mc_journal_state(&tra, 2), MC_EPOCH_ABORTED);
+	assert_int_equal(mc_journal_rebegin(&tra, 2), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_primary_path), cmocka_unit_test(test_backup_path),
-	        cmocka_unit_test(test_begin),        cmocka_unit_test(test_abort),
-	        cmocka_unit_test(test_rebegin),      cmocka_unit_test(test_completion),
-	        cmocka_unit_test(test_commit_word),  cmocka_unit_test(test_states),
+	        cmocka_unit_test(test_primary_path),
+	        cmocka_unit_test(test_backup_path),
+	        cmocka_unit_test(test_abort_behind_a_leap),
+	        cmocka_unit_test(test_begin),
+	        cmocka_unit_test(test_abort),
+	        cmocka_unit_test(test_rebegin),
+	        cmocka_unit_test(test_completion),
+	        cmocka_unit_test(test_commit_word),
+	        cmocka_unit_test(test_states),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,6 +25,9 @@ struct proc {
 	enum mc_role role;
 };
 
+/* Where the workers look for the supervisor; nowhere unless a test plays it. */
+static const char *proc_control = "/nowhere";
+
 /* Processes of tests that failed. */
 static pid_t procs_left[64];
 
@@ -56,10 +59,18 @@ static inline void proc_path(const char *name, char *path, size_t len)
 static inline void proc_exec(const struct mc_arena *a, enum mc_role role)
 {
 	char path[600], index[8];
-	char *argv[] = {path,        "--guest",   (char *)a->config->guest,
-	                "--index",   index,       "--arena-fd",
-	                "3",         "--bell-fd", "4",
-	                "--control", "/nowhere",  NULL};
+	char *argv[] = {path,
+	                "--guest",
+	                (char *)a->config->guest,
+	                "--index",
+	                index,
+	                "--arena-fd",
+	                "3",
+	                "--bell-fd",
+	                "4",
+	                "--control",
+	                (char *)proc_control,
+	                NULL};
 	int high[MC_ROLE_MAX + 1];
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -110,4 +110,13 @@ static inline bool mc_terminated(const char *s, size_t n)
 	return false;
 }
 
+/* True when a terminated text holds only printable ASCII and newlines: it may go into logs. */
+static inline bool mc_printable(const char *s)
+{
+	for (; *s; s++)
+		if (*s != '\n' && (*s < ' ' || *s > '~'))
+			return false;
+	return true;
+}
+
 #endif

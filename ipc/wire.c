@@ -108,14 +108,17 @@ int mc_wire_header_check(const struct mc_wire_header *h, const struct mc_wire_li
 		         h->length);
 		return -EPROTO;
 	}
-	if (types[h->type].epoch != (h->epoch != 0) && h->type != MC_MSG_SLAB) {
+	if (h->epoch > MC_EPOCH_MAX ||
+	    (types[h->type].epoch != (h->epoch != 0) && h->type != MC_MSG_SLAB)) {
 		snprintf(why, why_len, "%s with epoch %llu", types[h->type].name,
 		         (unsigned long long)h->epoch);
 		return -EPROTO;
 	}
 	if (lim->have_term && (h->term != lim->term.number || h->term_id != lim->term.id)) {
-		snprintf(why, why_len, "%s of term %llu, ours is %llu", types[h->type].name,
-		         (unsigned long long)h->term, (unsigned long long)lim->term.number);
+		snprintf(why, why_len, "%s of term %llu (id %llx), ours is %llu (id %llx)",
+		         types[h->type].name, (unsigned long long)h->term,
+		         (unsigned long long)h->term_id, (unsigned long long)lim->term.number,
+		         (unsigned long long)lim->term.id);
 		return -ESTALE;
 	}
 	return 0;
@@ -127,7 +130,7 @@ static int check_hello(const struct mc_wire_hello *h, char *why, size_t why_len)
 
 	if (!mc_terminated(h->guest, sizeof(h->guest)) || mc_guest_name_check(h->guest) < 0)
 		text = "HELLO with a bad guest name";
-	else if (!mc_terminated(h->build, sizeof(h->build)))
+	else if (!mc_terminated(h->build, sizeof(h->build)) || !mc_printable(h->build))
 		text = "HELLO with a bad build id";
 	else if (h->blocks > MC_BLOCKS_MAX)
 		text = "HELLO with too many RAM blocks";
@@ -163,14 +166,18 @@ int mc_wire_hello_parse(const void *payload, size_t len, struct mc_hello *ret, c
 	}
 	memcpy(ret->block, p + sizeof(ret->h), blocks);
 	for (uint32_t i = 0; i < ret->h.blocks; i++) {
-		if (mc_terminated(ret->block[i].name, sizeof(ret->block[i].name)))
+		if (mc_terminated(ret->block[i].name, sizeof(ret->block[i].name)) &&
+		    mc_printable(ret->block[i].name))
 			continue;
 		snprintf(why, why_len, "HELLO with a bad RAM block name");
 		return -EPROTO;
 	}
 	memcpy(ret->description, p + sizeof(ret->h) + blocks, ret->h.description);
 	ret->description[ret->h.description] = '\0';
-	return 0;
+	if (strlen(ret->description) == ret->h.description && mc_printable(ret->description))
+		return 0;
+	snprintf(why, why_len, "HELLO with an unprintable description");
+	return -EPROTO;
 }
 
 size_t mc_wire_hello_pack(const struct mc_hello *h, void *buf)

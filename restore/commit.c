@@ -272,10 +272,10 @@ static int assemble(struct restore *r, uint64_t epoch, enum mc_epoch_state st)
 /* An epoch that was announced as whole, but isn't in the ring: nobody else would notice. */
 static int look_for_missing(struct restore *r)
 {
-	uint64_t last = atomic_load(&r->a->journal.shm->last_begun);
+	uint64_t n = restore_committed(r);
 	mc_handle h;
 
-	for (uint64_t n = restore_committed(r) + 1; n <= last; n++) {
+	while ((n = mc_journal_next(&r->a->journal, n))) {
 		enum mc_epoch_state st = mc_journal_state(&r->a->journal, n);
 
 		if (st != MC_EPOCH_CAPTURED && st != MC_EPOCH_STAGED)

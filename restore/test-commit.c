@@ -43,6 +43,23 @@ static void test_skipped_numbers(void **state)
 	world_end(w);
 }
 
+/* A primary that begins the last epoch there can be, and gives it up: the next ones go on. */
+static void test_leap_to_the_end(void **state)
+{
+	struct world *w = world_new(Q35);
+
+	(void)state;
+	arm(w);
+	begin_epoch(w, MC_EPOCH_MAX, 1, 3);
+	(void)mc_journal_abort_from(&w->tra.journal, MC_EPOCH_MAX, -ECONNRESET);
+	mc_arena_ring_all(&w->tra);
+	for (uint64_t n = 2; n < 6; n++) {
+		send_epoch(w, n, n - 1, 3);
+		check_applied(w);
+	}
+	world_end(w);
+}
+
 /* Killed at any moment: commits never go back, and in the end everything is there. */
 static void test_killed_again_and_again(void **state)
 {
@@ -392,6 +409,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_first_copy_and_epochs),
 	        cmocka_unit_test(test_skipped_numbers),
+	        cmocka_unit_test(test_leap_to_the_end),
 	        cmocka_unit_test(test_killed_again_and_again),
 	        cmocka_unit_test(test_killed_in_the_first_copy),
 	        cmocka_unit_test(test_refused),

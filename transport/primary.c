@@ -391,17 +391,21 @@ static int take_end(struct transport *t, const struct mc_wire_header *h, const v
 	return 0;
 }
 
-static void take_end_ack(struct transport *t)
+static int take_end_ack(struct transport *t)
 {
 	struct mc_control *c = t->a->control;
 	uint64_t end = atomic_load(&c->guest_end), want = atomic_load(&c->want_end);
 
+	/* It opens the gate for good: only as the answer to our END. */
+	if (!t->p.end_sent)
+		return -EPROTO;
 	atomic_store_explicit(&c->end_acked, 1, memory_order_release);
 	if (end == MC_REASON_HOTPLUG || end == MC_REASON_OVERLOAD)
 		move_any(t, MC_STATE_DEGRADED, (enum mc_reason)end);
 	else
 		move_any(t, MC_STATE_ENDED, (enum mc_reason)(end ? end : want));
 	mc_arena_ring_all(t->a);
+	return 0;
 }
 
 static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
@@ -430,8 +434,7 @@ static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
 		take_pong(t, &ping);
 		return 0;
 	case MC_MSG_END_ACK:
-		take_end_ack(t);
-		return 0;
+		return take_end_ack(t);
 	default:
 		return -EPROTO;
 	}

@@ -194,13 +194,13 @@ static bool not_pushed(void *ctx, mc_handle h)
 /* What a predecessor was receiving is void; what it had handed over stands. */
 int receive_recover(struct transport *t)
 {
-	uint64_t last = atomic_load(&t->a->journal.shm->last_begun);
+	uint64_t n = 0;
 	int r = mc_ring_attach_producer(&t->b.out, t->a->ring_restore, t->a->ring_slots);
 
 	if (r < 0)
 		return mc_log_errno(r, "ring to restore");
 	(void)mc_pool_reclaim(&t->a->slabs, not_pushed, t);
-	for (uint64_t n = last > 8 ? last - 8 : 1; n <= last; n++)
+	while ((n = mc_journal_next(&t->a->journal, n)))
 		if (mc_journal_state(&t->a->journal, n) == MC_EPOCH_CAPTURING)
 			(void)mc_journal_abort_from(&t->a->journal, n, -EOWNERDEAD);
 	mc_arena_ring(t->a, MC_ROLE_RESTORE);

@@ -237,6 +237,13 @@ static void transport_quit(struct mc_worker *w, void *ctx)
 	t->link = link_free(t->link);
 	t->b.pending = link_free(t->b.pending);
 	t->up = false;
+	t->ping = sd_event_source_disable_unref(t->ping);
+	t->p.retry = sd_event_source_disable_unref(t->p.retry);
+	t->p.bandwidth = sd_event_source_disable_unref(t->p.bandwidth);
+	free(t->p.epoch);
+	free(t->p.window);
+	t->p.epoch = NULL;
+	t->p.window = NULL;
 }
 
 const struct mc_worker_ops transport_ops = {
