@@ -137,11 +137,12 @@ static int set_up_state(struct capture *c)
 		return mc_log_errno(r, "QMP add-fd %s", qmp_error(c->q));
 	set = json_integer_value(json_object_get(v, "fdset-id"));
 	json_decref(v);
-	n = snprintf(c->prep.save_cmd, sizeof(c->prep.save_cmd),
+	n = snprintf(c->prep.stop_cmd, sizeof(c->prep.stop_cmd),
+	             PAUSE_STOP
 	             "{\"execute\":\"xen-save-devices-state\",\"arguments\":{\"filename\":"
 	             "\"/dev/fdset/%lld\",\"live\":false}}\n",
 	             (long long)set);
-	c->prep.save_len = (size_t)n;
+	c->prep.stop_len = (size_t)n;
 	c->prep.again = calloc(c->a->bitmap_words, 8);
 	return c->prep.again ? 0 : -ENOMEM;
 }

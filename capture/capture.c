@@ -197,7 +197,7 @@ static int hold(struct capture *c, enum mc_reason why, const char *text)
 	struct mc_control *ctl = c->a->control;
 	enum mc_state s = state_of(c);
 	uint64_t began;
-	int r = pause_begin(c, &began);
+	int r = pause_begin(c, false, &began);
 
 	if (r < 0)
 		return r;
@@ -233,7 +233,7 @@ static void stop_for_good(struct capture *c)
 {
 	uint64_t began;
 
-	if (pause_begin(c, &began) == 0)
+	if (pause_begin(c, false, &began) == 0)
 		atomic_store(&c->a->control->paused, 2);
 	c->phase = PHASE_HELD;
 }

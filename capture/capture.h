@@ -26,10 +26,14 @@ enum phase {
 	PHASE_DONE,
 };
 
+/* What a pause begins with. */
+#define PAUSE_STATUS "{\"execute\":\"query-status\"}\n"
+#define PAUSE_STOP   PAUSE_STATUS "{\"execute\":\"stop\"}\n"
+
 /* What the pause needs, ready before it. */
 struct prepared {
-	char save_cmd[160];
-	size_t save_len;
+	char stop_cmd[192]; /* query-status, stop, xen-save-devices-state */
+	size_t stop_len;
 	uint64_t *again; /* bitmap, private: pages of the last scan of an epoch */
 };
 
@@ -64,6 +68,9 @@ struct capture {
 	bool shutdown; /* SHUTDOWN was seen */
 	enum mc_reason shutdown_reason;
 	bool qmp_dead;
+	bool saving; /* QEMU writes the device state of this pause */
+	int saved;   /* how that ended: 0 or negative errno */
+	uint64_t saved_at;
 	sd_event_source *timer, *qmp_source, *guard_source;
 	uint64_t due;    /* ns: when the next epoch begins */
 	uint64_t base;   /* newest epoch that wasn't aborted when it was captured */
@@ -86,9 +93,16 @@ struct capture {
 int capture_attach(struct capture *c);
 void capture_detach(struct capture *c, bool release_guest);
 
-/* pause.c: short stops of the guest. */
-int pause_begin(struct capture *c, uint64_t *began); /* -EAGAIN: somebody else holds the guest */
+/*
+ * pause.c: short stops of the guest.  pause_begin() returns once it stands still; -EAGAIN:
+ * somebody else holds it.  With @save QEMU goes on to write its device state to state_out, and
+ * pause_end(), which asks for the guest's going on before that is answered, leaves the
+ * result in c->saved.
+ */
+int pause_begin(struct capture *c, bool save, uint64_t *began);
 int pause_end(struct capture *c, uint64_t began, uint64_t *took);
+/* Makes QEMU read the beginning of the next pause's first command; between pauses. */
+void pause_prepare(struct capture *c);
 
 /* copy.c */
 void copy_list_init(struct capture *c);

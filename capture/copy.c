@@ -148,7 +148,7 @@ int copy_state(struct capture *c, uint64_t epoch, uint64_t bytes)
 		return -EFBIG;
 	if (l->n == MC_EPOCH_SLABS_MAX)
 		return -ENOSPC;
-	r = mc_pool_alloc(&c->a->slabs, epoch, true, &slab);
+	r = mc_pool_alloc(&c->a->slabs, epoch, false, &slab);
 	if (r < 0)
 		return r;
 	l->slab[l->n++] = slab;

@@ -10,7 +10,6 @@
 #include "../ipc/util.h"
 #include "capture.h"
 
-#define STATE_LIMIT   (1000 * MC_NS_PER_MS)
 #define BARRIER_LIMIT (20 * MC_NS_PER_MS)
 #define PRESCAN_PAGES 2048 /* more than this is worth a drained pre-scan */
 
@@ -78,7 +77,7 @@ static int prescan(struct capture *c, struct epoch *e)
 {
 	uint64_t word = 0, pages = 0, began, took;
 	int64_t n;
-	int r = pause_begin(c, &began), x;
+	int r = pause_begin(c, false, &began), x;
 
 	if (r < 0)
 		return r;
@@ -95,32 +94,6 @@ static int prescan(struct capture *c, struct epoch *e)
 	e->pre_slabs = c->list.n;
 	e->pages += pages;
 	return r;
-}
-
-static int start_state(struct capture *c)
-{
-	if (lseek(c->state_out, 0, SEEK_SET) < 0)
-		return -errno;
-	return qmp_send_raw(c->q, c->prep.save_cmd, c->prep.save_len);
-}
-
-static int finish_state(struct capture *c, struct epoch *e)
-{
-	off_t len;
-	int r = qmp_wait(c->q, mc_now_ns() + STATE_LIMIT);
-
-	if (r == -EREMOTEIO)
-		mc_err("QEMU can't write its device state: %s", qmp_error(c->q));
-	if (r == -ECONNRESET || r == -ETIMEDOUT || r == -EBADMSG)
-		c->qmp_dead = true;
-	if (r < 0)
-		return r;
-	/* QEMU's copy of the descriptor shares our file offset. */
-	len = lseek(c->state_out, 0, SEEK_CUR);
-	if (len <= 0)
-		return -EIO;
-	e->state_bytes = (uint64_t)len;
-	return 0;
 }
 
 static int await_barrier(struct capture *c, struct epoch *e)
@@ -162,64 +135,71 @@ static int copy_final(struct capture *c, struct epoch *e)
 	return copy_pages(c, set, &word, c->a->bitmap_words, e->n, true, UINT32_MAX, &e->pages);
 }
 
-/* What happens while the guest stands still. */
+/* What happens while the guest stands still and QEMU writes its device state. */
 static int inside_pause(struct capture *c, struct epoch *e)
 {
 	struct mc_metrics_block *m = mc_worker_metrics(c->w);
 	struct mc_control *ctl = c->a->control;
 	bool gated = c->a->config->gate != MC_GATE_NONE;
-	uint64_t t0 = mc_now_ns(), t1, t2, t3, t4;
+	uint64_t t0 = mc_now_ns(), t1, t2;
 	int64_t n;
-	int r, s;
+	int r;
 
 	if (gated) {
 		atomic_store_explicit(&ctl->barrier_req, e->n, memory_order_release);
 		mc_arena_ring(c->a, MC_ROLE_NETGATE);
 	}
-	r = start_state(c);
-	if (r < 0)
-		return r;
-	t1 = mc_now_ns();
 	n = tracker_scan(&c->tracker, e->bitmap, (_Atomic uint64_t *)c->prep.again);
-	t2 = mc_now_ns();
+	t1 = mc_now_ns();
 	r = n < 0 ? (int)n : mc_fault("capture.epoch.scanned");
 	if (r == 0)
 		r = copy_final(c, e);
-	t3 = mc_now_ns();
-	s = finish_state(c, e);
-	t4 = mc_now_ns();
-	if (r == 0)
-		r = s;
-	if (r == 0)
-		r = copy_state(c, e->n, e->state_bytes);
+	t2 = mc_now_ns();
 	if (r == 0 && gated)
 		r = await_barrier(c, e);
-	mc_metric_set(m, MC_M_LOG_DIRTY_TIME, t2 - t1);
-	mc_metric_set(m, MC_M_RAM_COPY_TIME, t3 - t2);
-	mc_metric_set(m, MC_M_STATE_TIME, t4 - t1);
-	mc_metric_set(m, MC_M_BARRIER_TIME, mc_now_ns() - t4);
-	mc_metric_set(m, MC_M_BITMAP_TIME, t2 - t0);
+	mc_metric_set(m, MC_M_LOG_DIRTY_TIME, t1 - t0);
+	mc_metric_set(m, MC_M_BITMAP_TIME, t1 - t0);
+	mc_metric_set(m, MC_M_RAM_COPY_TIME, t2 - t1);
+	mc_metric_set(m, MC_M_BARRIER_TIME, mc_now_ns() - t2);
 	mc_metric_set(m, MC_M_DIRTY_PAGES, n > 0 ? (uint64_t)n : 0);
 	return r;
+}
+
+/* The guest runs again: takes the device state over, which QEMU has written meanwhile. */
+static int take_state(struct capture *c, struct epoch *e)
+{
+	off_t len;
+
+	if (c->saved < 0)
+		return c->saved;
+	/* QEMU's copy of the descriptor shares our file offset. */
+	len = lseek(c->state_out, 0, SEEK_CUR);
+	if (len <= 0)
+		return -EIO;
+	e->state_bytes = (uint64_t)len;
+	return copy_state(c, e->n, e->state_bytes);
 }
 
 static int pause_and_copy(struct capture *c, struct epoch *e)
 {
 	struct mc_metrics_block *m = mc_worker_metrics(c->w);
-	uint64_t began, stopped, resumed, took;
-	int r = pause_begin(c, &began), x;
+	uint64_t began, stopped, ready, took;
+	int r = pause_begin(c, true, &began), x;
 
 	if (r < 0)
 		return r;
 	stopped = mc_now_ns();
 	r = inside_pause(c, e);
-	resumed = mc_now_ns();
+	ready = mc_now_ns();
 	x = pause_end(c, began, &took);
 	e->sum_ns += took;
 	e->longest_ns = mc_max_u64(e->longest_ns, took);
 	mc_metric_set(m, MC_M_STOP_TIME, stopped - began);
-	mc_metric_set(m, MC_M_CONT_TIME, began + took - resumed);
-	return r < 0 ? r : x;
+	mc_metric_set(m, MC_M_STATE_TIME, c->saved_at - stopped);
+	mc_metric_set(m, MC_M_CONT_TIME, began + took - mc_max_u64(ready, c->saved_at));
+	if (r == 0)
+		r = x;
+	return r < 0 ? r : take_state(c, e);
 }
 
 /* Strikes out pages of pre-copied slabs that the pause copied again. */
@@ -350,5 +330,7 @@ int epoch_take(struct capture *c)
 		r = hand_over(c, &e);
 	if (r < 0)
 		give_up(c, &e, r);
+	if (!c->qmp_dead)
+		pause_prepare(c);
 	return r;
 }

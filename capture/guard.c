@@ -55,7 +55,8 @@ static void await_resume(int qmp_fd)
 
 static void let_go(int qmp_fd, struct mc_control *c)
 {
-	static const char cont[] = "{\"execute\":\"cont\"}\n";
+	/* The bracket ends what capture may have begun (qmp_begin); alone it is an error answer. */
+	static const char cont[] = "]\n{\"execute\":\"cont\"}\n";
 
 	if (atomic_load(&c->paused) != 1)
 		return;

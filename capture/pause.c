@@ -1,15 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Stopping the guest and letting it go on. */
+/*
+ * Stopping the guest and letting it go on.  QEMU gets all commands before it can take them:
+ * the device state's right behind `stop`, `cont` right behind that one's.  The first command
+ * is there but for its end before the pause begins, `cont` while QEMU writes its state.
+ */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../ipc/fault.h"
+#include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "capture.h"
 
 #define ANSWER_LIMIT (1000 * MC_NS_PER_MS)
 
-static const char stop_cmd[] = "{\"execute\":\"query-status\"}\n{\"execute\":\"stop\"}\n";
+static const char status_cmd[] = PAUSE_STATUS;
 static const char cont_cmd[] = "{\"execute\":\"cont\"}\n";
 
 static int lost(struct capture *c, int r)
@@ -19,45 +25,84 @@ static int lost(struct capture *c, int r)
 	return r;
 }
 
+/* Takes the answer to the device state's command, if one is open. */
+static void await_saved(struct capture *c)
+{
+	if (!c->saving)
+		return;
+	c->saving = false;
+	c->saved = lost(c, qmp_wait(c->q, mc_now_ns() + ANSWER_LIMIT));
+	c->saved_at = mc_now_ns();
+	if (c->saved == -EREMOTEIO)
+		mc_err("QEMU can't write its device state: %s", qmp_error(c->q));
+}
+
 static int resume(struct capture *c)
 {
 	int r = qmp_send_raw(c->q, cont_cmd, sizeof(cont_cmd) - 1);
 
+	await_saved(c);
 	if (r == 0)
 		r = qmp_wait(c->q, mc_now_ns() + ANSWER_LIMIT);
 	return lost(c, r);
 }
 
-int pause_begin(struct capture *c, uint64_t *began)
+void pause_prepare(struct capture *c)
+{
+	(void)lost(c, qmp_begin(c->q, status_cmd, sizeof(status_cmd) - 1));
+}
+
+static int send_stop(struct capture *c, bool save)
+{
+	int r;
+
+	if (save && lseek(c->state_out, 0, SEEK_SET) < 0)
+		return -errno;
+	r = qmp_send_raw(c->q, c->prep.stop_cmd, save ? c->prep.stop_len : sizeof(PAUSE_STOP) - 1);
+	c->saving = save && r == 0;
+	return r;
+}
+
+/* Answers to query-status and stop. */
+static int await_stopped(struct capture *c, bool *was_running)
+{
+	uint64_t deadline = mc_now_ns() + ANSWER_LIMIT;
+	int r = qmp_wait_running(c->q, deadline, was_running), s;
+
+	if (r == -ECONNRESET || r == -EBADMSG || r == -ETIMEDOUT)
+		return r;
+	s = qmp_wait(c->q, deadline);
+	return r < 0 ? r : s;
+}
+
+int pause_begin(struct capture *c, bool save, uint64_t *began)
 {
 	struct mc_control *ctl = c->a->control;
-	uint64_t deadline;
 	bool was_running = false;
 	int r;
 
 	*began = mc_now_ns();
-	deadline = *began + ANSWER_LIMIT;
 	atomic_store(&ctl->pause_began, *began);
 	atomic_store(&ctl->paused, 1);
-	r = qmp_send_raw(c->q, stop_cmd, sizeof(stop_cmd) - 1);
+	r = send_stop(c, save);
 	if (r == 0)
-		r = qmp_wait_running(c->q, deadline, &was_running);
-	if (r == 0)
-		r = qmp_wait(c->q, deadline);
-	if (r < 0) {
+		r = await_stopped(c, &was_running);
+	if (r < 0 || !was_running) {
+		if (lost(c, r) == 0 || !c->qmp_dead)
+			await_saved(c);
 		atomic_store(&ctl->paused, 0);
-		return lost(c, r);
+		if (r < 0)
+			return r;
+		/* Somebody else stopped it meanwhile: it isn't ours to let go. */
+		c->running = false;
+		return -EAGAIN;
 	}
 	if (mc_fault("capture.pause.stopped") < 0) {
 		(void)pause_end(c, *began, NULL);
 		return -EIO;
 	}
-	if (!was_running) {
-		/* Somebody else stopped it meanwhile: it isn't ours to let go. */
-		atomic_store(&ctl->paused, 0);
-		c->running = false;
-		return -EAGAIN;
-	}
+	if (save)
+		(void)qmp_begin(c->q, cont_cmd, sizeof(cont_cmd) - 1);
 	return 0;
 }
 

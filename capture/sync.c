@@ -57,7 +57,7 @@ static int open_round(struct capture *c)
 	uint64_t began, words = c->a->bitmap_words;
 	_Atomic uint64_t *scratch = c->a->bitmap[0];
 	int64_t n;
-	int r = pause_begin(c, &began), e;
+	int r = pause_begin(c, false, &began), e;
 
 	if (r < 0)
 		return r;

@@ -29,7 +29,9 @@ struct qmp {
 	int fd;
 	int dead; /* negative errno: of no more use */
 	pid_t pid;
-	bool greeted;
+	bool greeted, has_oob;
+	const char *begun; /* command of which QEMU has all but its end */
+	size_t begun_len;  /* what was sent of it */
 	qmp_event_fn on_event;
 	void *event_ctx;
 
@@ -147,6 +149,15 @@ static int take_answer(struct qmp *q, enum qmp_kind kind, const struct qmp_span 
 	return *q->returns ? 0 : -EBADMSG;
 }
 
+static int take_greeting(struct qmp *q, const struct qmp_span *value)
+{
+	struct qmp_span caps;
+
+	q->has_oob = qmp_scan_find(value, "capabilities", &caps) == 0 &&
+	             memmem(caps.p, caps.len, "\"oob\"", 5);
+	return 0;
+}
+
 static int take_line(struct qmp *q, const char *line, size_t len)
 {
 	enum qmp_kind kind = QMP_KIND_GREETING;
@@ -158,7 +169,7 @@ static int take_line(struct qmp *q, const char *line, size_t len)
 		return r;
 	if (!q->greeted) {
 		q->greeted = kind == QMP_KIND_GREETING;
-		return q->greeted ? 0 : -EBADMSG;
+		return q->greeted ? take_greeting(q, &value) : -EBADMSG;
 	}
 	switch (kind) {
 	case QMP_KIND_EVENT:
@@ -258,7 +269,6 @@ static int send_all(struct qmp *q, const char *text, size_t len, int fd)
 	bool partly = false;
 	int r;
 
-	q->error[0] = '\0';
 	if (q->dead)
 		return q->dead;
 	r = qmp_io_send(q->fd, text, len, fd, mc_now_ns() + SEND_NS, &partly);
@@ -274,14 +284,46 @@ int qmp_send_raw(struct qmp *q, const char *text, size_t len)
 
 	for (size_t i = 0; i < len; i++)
 		commands += text[i] == '\n';
-	if (!len || text[len - 1] != '\n')
+	if (!len || text[len - 1] != '\n' || len < q->begun_len ||
+	    (q->begun && memcmp(text, q->begun, q->begun_len) != 0))
 		return -EINVAL;
 	if (commands > PENDING_MAX - q->pending)
 		return -EBUSY;
-	r = send_all(q, text, len, -1);
+	q->error[0] = '\0';
+	r = send_all(q, text + q->begun_len, len - q->begun_len, -1);
 	if (r < 0)
 		return r;
+	q->begun = NULL;
+	q->begun_len = 0;
 	q->pending += commands;
+	return 0;
+}
+
+int qmp_begin(struct qmp *q, const char *text, size_t len)
+{
+	int r;
+
+	if (q->begun || len < 3 || memchr(text, '\n', len) != text + len - 1 ||
+	    text[len - 2] != '}')
+		return -EINVAL;
+	r = send_all(q, text, len - 2, -1);
+	if (r < 0)
+		return r;
+	q->begun = text;
+	q->begun_len = len - 2;
+	return 0;
+}
+
+/* A bracket that closes nothing: QEMU drops what it has and answers with an error. */
+static int drop_begun(struct qmp *q)
+{
+	int r = send_all(q, "]\n", 2, -1);
+
+	if (r < 0)
+		return r;
+	q->begun = NULL;
+	q->begun_len = 0;
+	q->stale++;
 	return 0;
 }
 
@@ -361,12 +403,15 @@ static int run_text(struct qmp *q, const char *text, size_t len, int fd, uint64_
 {
 	int r;
 
-	r = send_all(q, text, len, fd);
-	if (r < 0)
-		return r;
+	q->error[0] = '\0';
 	/* Whoever left raw commands unanswered has given them up. */
 	q->stale += q->pending - q->done;
 	q->pending = q->done = 0;
+	r = q->begun ? drop_begun(q) : 0;
+	if (r == 0)
+		r = send_all(q, text, len, fd);
+	if (r < 0)
+		return r;
 	q->waiting = true;
 	q->answered = false;
 	q->returns = ret;
@@ -411,28 +456,12 @@ int qmp_command(struct qmp *q, const char *name, json_t *args, unsigned timeout_
 	return qmp_command_fd(q, name, args, -1, timeout_ms, ret);
 }
 
-int qmp_hmp(struct qmp *q, const char *line, unsigned timeout_ms, char **ret)
-{
-	const char *text;
-	json_t *v = NULL;
-	int r;
-
-	r = qmp_command(q, "human-monitor-command", json_pack("{s:s}", "command-line", line),
-	                timeout_ms, &v);
-	if (r < 0)
-		return r;
-	text = json_string_value(v);
-	if (!text)
-		r = -EBADMSG;
-	else if (!(*ret = strdup(text)))
-		r = -ENOMEM;
-	json_decref(v);
-	return r;
-}
-
 int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
 {
-	static const char capabilities[] = "{\"execute\":\"qmp_capabilities\"}\n";
+	/* With oob QEMU reads on while it executes a command, and doesn't begin to read then. */
+	static const char plain[] = "{\"execute\":\"qmp_capabilities\"}\n",
+	                  oob[] = "{\"execute\":\"qmp_capabilities\",\"arguments\":"
+	                          "{\"enable\":[\"oob\"]}}\n";
 	uint64_t deadline = mc_now_ns() + timeout_ms * MC_NS_PER_MS;
 	mc_cleanup(qmp_freep) struct qmp *q = calloc(1, sizeof(*q));
 	int r;
@@ -453,7 +482,8 @@ int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
 		/* A peer that hangs up before its greeting doesn't speak QMP. */
 		return r == -ETIMEDOUT ? -EBUSY : r == -ECONNRESET ? -EBADMSG : r;
 	}
-	r = run_text(q, capabilities, sizeof(capabilities) - 1, -1, deadline, NULL);
+	r = run_text(q, q->has_oob ? oob : plain, q->has_oob ? sizeof(oob) - 1 : sizeof(plain) - 1,
+	             -1, deadline, NULL);
 	if (r < 0)
 		return r == -EREMOTEIO ? -EBADMSG : r;
 	*ret = mc_take_ptr(q);

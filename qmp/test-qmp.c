@@ -405,6 +405,56 @@ static void test_command_fd(void **state)
 	peer_end(&p);
 }
 
+#define STATUS "{\"execute\":\"query-status\"}\n"
+
+static void script_begun(int fd)
+{
+	char buf[64];
+
+	welcome(fd);
+	/* The command but for its end, and only the rest once it is sent. */
+	if (read(fd, buf, sizeof(buf)) != (ssize_t)strlen(STATUS) - 2)
+		_exit(7);
+	say(fd, "{" STAMP ", \"event\": \"STOP\"}\r\n");
+	hear(fd, "}");
+	hear(fd, "{\"execute\":\"stop\"}");
+	say(fd, "{\"return\": {\"running\": true}}\r\n{\"return\": {}}\r\n");
+	/* Begun, and then dropped for another one: its error is nobody's. */
+	hear(fd, "{\"execute\":\"query-status\"]");
+	say(fd, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"JSON parse error\"}}\r\n");
+	hear(fd, "query-name");
+	say(fd, "{\"return\": {}}\r\n");
+	hear_eof(fd);
+}
+
+static void test_begin(void **state)
+{
+	static const char both[] = STATUS "{\"execute\":\"stop\"}\n";
+	uint64_t end = mc_now_ns() + LONG * MC_NS_PER_MS;
+	bool running = false;
+	struct events e;
+	struct peer p;
+	struct qmp *q = connected(&p, script_begun, &e);
+
+	(void)state;
+	assert_int_equal(qmp_begin(q, both, strlen(both)), -EINVAL);
+	assert_int_equal(qmp_begin(q, STATUS, strlen(STATUS)), 0);
+	assert_int_equal(qmp_begin(q, STATUS, strlen(STATUS)), -EINVAL);
+	while (!e.n && mc_now_ns() < end)
+		assert_int_equal(qmp_dispatch(q), 0);
+	assert_int_equal(qmp_wait(q, end), -EINVAL); /* nothing was sent whole */
+	assert_int_equal(qmp_send_raw(q, "{\"execute\":\"cont\"}\n", 19), -EINVAL);
+	assert_int_equal(qmp_send_raw(q, both, strlen(both)), 0);
+	assert_int_equal(qmp_wait_running(q, end, &running), 0);
+	assert_true(running);
+	assert_int_equal(qmp_wait(q, end), 0);
+	assert_int_equal(qmp_begin(q, STATUS, strlen(STATUS)), 0);
+	assert_int_equal(qmp_command(q, "query-name", NULL, LONG, NULL), 0);
+	assert_string_equal(qmp_error(q), "");
+	qmp_free(q);
+	peer_end(&p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -418,6 +468,7 @@ int main(void)
 	        cmocka_unit_test(test_raw_running),
 	        cmocka_unit_test(test_raw_lines),
 	        cmocka_unit_test(test_raw_dispatch),
+	        cmocka_unit_test(test_begin),
 	        cmocka_unit_test(test_command_fd),
 	};
 
