@@ -102,7 +102,8 @@ int mc_state_move(struct mc_control *c, enum mc_side side, enum mc_role role, en
 		if (mc_state_of(old) != from)
 			return -ESTALE;
 	} while (!atomic_compare_exchange_weak_explicit(
-	        &c->state, &old, ((old >> 16) + 1) << 16 | (uint64_t)why << 8 | to,
+	        &c->state, &old,
+	        ((old >> 24) + 1) << 24 | (uint64_t)role << 16 | (uint64_t)why << 8 | to,
 	        memory_order_acq_rel, memory_order_acquire));
 	return 0;
 }

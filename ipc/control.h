@@ -101,7 +101,10 @@ struct mc_block {
 };
 
 struct mc_control {
-	/* state; CAS by mc_state_move(); low 8 bits state, next 8 reason, rest change counter */
+	/*
+	 * state; CAS by mc_state_move(); low 8 bits state, next 8 reason, next 8 the role that
+	 * decided it, rest change counter
+	 */
 	_Atomic uint64_t state;
 
 	/* --- primary: written by capture --- */
@@ -183,6 +186,10 @@ static inline enum mc_state mc_state_of(uint64_t word)
 static inline enum mc_reason mc_state_reason(uint64_t word)
 {
 	return (enum mc_reason)(word >> 8 & 0xff);
+}
+static inline enum mc_role mc_state_role(uint64_t word)
+{
+	return (enum mc_role)(word >> 16 & 0xff);
 }
 
 /*

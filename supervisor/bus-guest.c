@@ -68,6 +68,7 @@ static int method_failover(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
 	struct guest *g = userdata;
 	int planned, r = sd_bus_message_read(msg, "b", &planned);
+	char who[32];
 
 	if (r < 0)
 		return r;
@@ -84,6 +85,9 @@ static int method_failover(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 		        "epoch",
 		        g->name, mc_state_name(guest_state(g)),
 		        g->side == MC_SIDE_PRIMARY ? "primary" : "backup");
+	bus_caller(msg, who, sizeof(who));
+	event_write_by(g, "failover", who, bus_guest_committed_epoch(g),
+	               "an operator lets the standby take over");
 	atomic_store_explicit(&g->arena.control->want_takeover, MC_REASON_FAILOVER,
 	                      memory_order_release);
 	ring(g);
@@ -93,12 +97,14 @@ static int method_failover(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 static int set_hold(sd_bus_message *msg, struct guest *g, uint64_t on, sd_bus_error *e)
 {
 	int r = only_primary(g, e);
+	char who[32];
 
 	if (r < 0)
 		return r;
 	atomic_store_explicit(&g->arena.control->want_hold, on, memory_order_release);
-	event_write(g, on ? "hold" : "resume", 0,
-	            on ? "epochs are held by an operator; output waits" : "epochs go on");
+	bus_caller(msg, who, sizeof(who));
+	event_write_by(g, on ? "hold" : "resume", who, 0,
+	               on ? "epochs are held by an operator; output waits" : "epochs go on");
 	ring(g);
 	return sd_bus_reply_method_return(msg, NULL);
 }
@@ -117,6 +123,7 @@ static int method_resolve(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
 	struct guest *g = userdata;
 	const char *how;
+	char who[32];
 	bool promote;
 	int r = sd_bus_message_read(msg, "s", &how);
 
@@ -139,6 +146,9 @@ static int method_resolve(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 		return bus_error(e, -EPERM, "guest %s is %s, not HELD: there is nothing to resolve",
 		                 g->name, mc_state_name(guest_state(g)));
 	}
+	bus_caller(msg, who, sizeof(who));
+	event_write_by(g, "resolve", who, 0, "an operator decides: %s",
+	               promote ? "this guest goes on, unprotected" : "this guest stays stopped");
 	atomic_store(&g->arena.control->resolved, promote ? 1 : 2);
 	ring(g);
 	watch_look(g);
@@ -149,6 +159,7 @@ static int method_set(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
 	struct guest *g = userdata;
 	struct request *rq = malloc(sizeof(*rq));
+	char who[32];
 	int r;
 
 	if (!rq)
@@ -159,6 +170,13 @@ static int method_set(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (r >= 0) {
 		request_apply_running(rq, g->arena.config);
 		ring(g);
+		bus_caller(msg, who, sizeof(who));
+		event_write_by(
+		        g, "set", who, 0,
+		        "interval %g ms, max-in-flight %u, zstd-level %d, max-bandwidth %llu",
+		        atomic_load(&rq->cfg.interval_us) / 1000.0,
+		        atomic_load(&rq->cfg.max_in_flight), (int)atomic_load(&rq->cfg.zstd_level),
+		        (unsigned long long)atomic_load(&rq->cfg.max_bandwidth));
 		r = sd_bus_reply_method_return(msg, NULL);
 	}
 	free(rq);
@@ -221,7 +239,7 @@ static int method_workers(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 
 /* --- properties ------------------------------------------------------------------------- */
 
-static uint64_t committed_epoch(const struct guest *g)
+uint64_t bus_guest_committed_epoch(const struct guest *g)
 {
 	return g->side == MC_SIDE_PRIMARY ? atomic_load(&g->arena.journal.shm->last_committed)
 	                                  : mc_commit_epoch(atomic_load(&g->arena.control->commit));
@@ -261,22 +279,27 @@ static int property_text(sd_bus *bus, const char *path, const char *iface, const
 	return sd_bus_message_append(reply, "s", v);
 }
 
+uint64_t bus_guest_term(const struct guest *g)
+{
+	const struct mc_control *c = g->arena.control;
+
+	if (g->side == MC_SIDE_PRIMARY)
+		return g->arena.config->term.number;
+	return atomic_load(&c->commit) & MC_COMMIT_TAKEN ? g->arena.config->takeover_term.number
+	                                                 : atomic_load(&c->peer_term_number);
+}
+
 static uint64_t number(const struct guest *g, const char *p)
 {
 	const struct mc_control *c = g->arena.control;
 	const struct mc_metrics_block *net = &g->arena.metrics[MC_ROLE_NETGATE];
 
-	if (strcmp(p, "Term") == 0) {
-		if (g->side == MC_SIDE_PRIMARY)
-			return g->arena.config->term.number;
-		return atomic_load(&c->commit) & MC_COMMIT_TAKEN
-		               ? g->arena.config->takeover_term.number
-		               : atomic_load(&c->peer_term_number);
-	}
+	if (strcmp(p, "Term") == 0)
+		return bus_guest_term(g);
 	if (strcmp(p, "Epoch") == 0)
 		return atomic_load(&g->arena.journal.shm->last_begun);
 	if (strcmp(p, "CommittedEpoch") == 0)
-		return committed_epoch(g);
+		return bus_guest_committed_epoch(g);
 	if (strcmp(p, "TookOver") == 0)
 		return atomic_load(&c->took_over);
 	if (strcmp(p, "SyncDone") == 0)
@@ -297,6 +320,8 @@ static uint64_t number(const struct guest *g, const char *p)
 		return quantile(g, MC_H_RELEASE, 0.5);
 	if (strcmp(p, "ReleaseP99") == 0)
 		return quantile(g, MC_H_RELEASE, 0.99);
+	if (strcmp(p, "GuestClockLag") == 0)
+		return mc_metric_get(&g->arena.metrics[MC_ROLE_CAPTURE], MC_M_GUEST_CLOCK_LAG);
 	if (strcmp(p, "HeldPackets") == 0)
 		return mc_metric_get(net, MC_M_HELD_PACKETS);
 	if (strcmp(p, "Slabs") == 0)
@@ -308,6 +333,21 @@ static uint64_t number(const struct guest *g, const char *p)
 	if (strcmp(p, "Workers") == 0)
 		return atomic_load(&g->arena.config->stage_workers);
 	return 0;
+}
+
+/* Sum and number of what a histogram holds: their growth is the mean of a moment. */
+static int property_total(sd_bus *bus, const char *path, const char *iface, const char *prop,
+                          sd_bus_message *reply, void *userdata, sd_bus_error *e)
+{
+	const struct guest *g = userdata;
+	enum mc_histogram_id h = strncmp(prop, "Pause", 5) == 0    ? MC_H_PAUSE
+	                         : strncmp(prop, "Commit", 6) == 0 ? MC_H_COMMIT
+	                                                           : MC_H_RELEASE;
+	const struct mc_histogram *hist = &g->arena.metrics[mc_histogram_role(h)].hist[h];
+
+	(void)bus, (void)path, (void)iface, (void)e;
+	return sd_bus_message_append(reply, "t",
+	                             atomic_load(strstr(prop, "Sum") ? &hist->sum : &hist->count));
 }
 
 static int property_number(sd_bus *bus, const char *path, const char *iface, const char *prop,
@@ -338,6 +378,7 @@ static int property_link(sd_bus *bus, const char *path, const char *iface, const
 }
 
 #define TEXT(n)   SD_BUS_PROPERTY(n, "s", property_text, 0, 0)
+#define TOTAL(n)  SD_BUS_PROPERTY(n, "t", property_total, 0, 0)
 #define NUMBER(n) SD_BUS_PROPERTY(n, "t", property_number, 0, 0)
 
 static const sd_bus_vtable guest_vtable[] = {
@@ -374,6 +415,13 @@ static const sd_bus_vtable guest_vtable[] = {
         NUMBER("CommitP99"),
         NUMBER("ReleaseP50"),
         NUMBER("ReleaseP99"),
+        TOTAL("PauseSum"),
+        TOTAL("PauseCount"),
+        TOTAL("CommitSum"),
+        TOTAL("CommitCount"),
+        TOTAL("ReleaseSum"),
+        TOTAL("ReleaseCount"),
+        NUMBER("GuestClockLag"),
         NUMBER("HeldPackets"),
         NUMBER("Slabs"),
         NUMBER("SlabsUsed"),
@@ -425,7 +473,7 @@ void bus_guest_failed_over(struct guest *g)
 
 	bus_guest_path(g, path, sizeof(path));
 	(void)sd_bus_emit_signal(g->m->bus, path, MC_IFACE_GUEST, "FailedOver", "ttt",
-	                         number(g, "Term"), committed_epoch(g), took / 1000);
+	                         number(g, "Term"), bus_guest_committed_epoch(g), took / 1000);
 }
 
 void bus_guest_progress(struct guest *g, uint64_t done, uint64_t total)

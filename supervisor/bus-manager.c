@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Object /org/microcheckpoint1, interface Manager. */
 #include <errno.h>
-#include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +16,7 @@
 int bus_error(sd_bus_error *e, int error, const char *fmt, ...)
 {
 	const char *name = MC_ERROR("Failed");
-	char text[1024];
+	char text[8192];
 	va_list ap;
 
 	switch (error) {
@@ -138,212 +137,105 @@ int bus_read_options(sd_bus_message *m, struct request *rq, bool running, sd_bus
 	return r < 0 ? r : sd_bus_message_exit_container(m);
 }
 
-static void request_free(struct request *rq)
-{
-	sd_bus_message_unref(rq->message);
-	free(rq);
-}
-
-static int reply_error(struct request *rq, int error, const char *text)
+/* Answers the caller of Protect, Standby or StandbyArgs. */
+static void answer(struct manager *m, struct request *rq, int r, const char *text)
 {
 	sd_bus_error e = SD_BUS_ERROR_NULL;
 
-	(void)bus_error(&e, error, "%s", text);
-	mc_warn("guest %s: refused: %s", rq->cfg.guest, text);
-	(void)sd_bus_reply_method_error(rq->message, &e);
-	sd_bus_error_free(&e);
-	request_free(rq);
-	return 0;
-}
-
-/* All refusals of an inspection, one a line. */
-static void join_refusals(json_t *list, const char *name, char *buf, size_t len)
-{
-	size_t i, n = 0;
-	json_t *v;
-
-	n = (size_t)snprintf(buf, len, "guest %s can't be used: ", name);
-	json_array_foreach (list, i, v)
-		if (n < len)
-			n += (size_t)snprintf(buf + n, len - n, "%s%s", i ? "; " : "",
-			                      json_string_value(v) ?: "?");
-}
-
-/* Same RAM file, same QEMU: somebody on this host protects it already. */
-static struct guest *same_qemu(struct manager *m, const struct request *rq)
-{
-	for (struct guest *g = m->guests; g; g = g->next)
-		if (strcmp(g->name, rq->cfg.guest) != 0 && !guest_replaceable(g) &&
-		    strcmp(g->arena.config->qmp, rq->cfg.qmp) == 0)
-			return g;
-	return NULL;
-}
-
-/* Where QEMU listens for frames, unless the caller said so. */
-static void fill_qemu_paths(struct request *rq, json_t *dgram)
-{
-	for (uint32_t i = 0; i < rq->cfg.nnics; i++) {
-		struct mc_nic *n = &rq->cfg.nic[i];
-		const char *path = json_string_value(json_object_get(dgram, n->netdev));
-
-		if (path && strlen(path) < sizeof(n->qemu_path))
-			snprintf(n->qemu_path, sizeof(n->qemu_path), "%s", path);
-	}
-}
-
-static void inspected(struct manager *m, struct request *rq, bool primary, const char *text)
-{
-	json_t *j = json_loads(text, 0, NULL);
-	json_t *bad = json_object_get(j, primary ? "refusals" : "problems");
-	uint64_t ram = (uint64_t)json_integer_value(json_object_get(j, "ram_bytes"));
-	struct guest *old = manager_find(m, rq->cfg.guest);
-	char why[2048] = "";
-	int r;
-
-	if (!j || !json_is_array(bad)) {
-		snprintf(why, sizeof(why), "guest %s: QEMU behind %s can't be examined",
-		         rq->cfg.guest, rq->cfg.qmp);
-		r = -EIO;
-	} else if (json_array_size(bad) && !(rq->args_only && json_object_get(j, "standby_args"))) {
-		join_refusals(bad, rq->cfg.guest, why, sizeof(why));
-		r = -EPERM;
-	} else if (old && !guest_replaceable(old)) {
-		snprintf(why, sizeof(why), "guest %s exists and is %s", rq->cfg.guest,
-		         mc_state_name(guest_state(old)));
-		r = -EEXIST;
-	} else if (rq->args_only || rq->dry_run) {
-		r = 0;
-	} else {
-		fill_qemu_paths(rq, json_object_get(j, "dgram"));
-		r = guest_start(m, rq, primary ? MC_SIDE_PRIMARY : MC_SIDE_BACKUP, ram, why,
-		                sizeof(why));
-		if (r < 0 && !why[0])
-			snprintf(why, sizeof(why), "guest %s: %s", rq->cfg.guest, strerror(-r));
-	}
+	(void)m;
 	if (r < 0) {
-		reply_error(rq, r, why);
+		(void)bus_error(&e, r, "%s", text);
+		mc_warn("guest %s: refused: %s", rq->cfg.guest, text);
+		(void)sd_bus_reply_method_error(rq->message, &e);
+		sd_bus_error_free(&e);
 	} else {
-		(void)sd_bus_reply_method_return(
-		        rq->message, "s",
-		        rq->args_only || rq->dry_run
-		                ? json_string_value(json_object_get(j, "standby_args")) ?: ""
-		                : "");
-		request_free(rq);
+		(void)sd_bus_reply_method_return(rq->message, "s", text);
 	}
-	json_decref(j);
+	sd_bus_message_unref(rq->message);
 }
 
-static void inspected_primary(struct manager *m, struct request *rq, int status, const char *text)
-{
-	(void)status;
-	inspected(m, rq, true, text);
-}
-
-static void inspected_standby(struct manager *m, struct request *rq, int status, const char *text)
-{
-	(void)status;
-	inspected(m, rq, false, text);
-}
-
-static int read_request(struct manager *m, sd_bus_message *msg, bool primary, struct request **ret,
+static int read_request(struct manager *m, sd_bus_message *msg, bool primary, struct request *rq,
                         sd_bus_error *e)
 {
-	struct request *rq = malloc(sizeof(*rq));
-	struct guest *old;
 	const char *name;
-	char why[512];
+	char why[640];
+	int r;
+
+	r = sd_bus_message_read(msg, "s", &name);
+	if (r < 0)
+		return r;
+	if (mc_guest_name_check(name) < 0)
+		return bus_error(
+		        e, -EINVAL,
+		        "a guest's name must be letters, digits, '.', '_', '-', at most 63, and "
+		        "begin with a letter or digit");
+	snprintf(rq->cfg.guest, sizeof(rq->cfg.guest), "%s", name);
+	r = bus_read_options(msg, rq, false, e);
+	if (r < 0)
+		return r;
+	r = start_check(m, rq, primary, why, sizeof(why));
+	return r < 0 ? bus_error(e, r, "%s", why) : 0;
+}
+
+static int start(struct manager *m, sd_bus_message *msg, bool primary, sd_bus_error *e)
+{
+	struct request *rq = malloc(sizeof(*rq));
+	char why[640];
 	int r;
 
 	if (!rq)
 		return -ENOMEM;
 	request_init(rq);
-	r = sd_bus_message_read(msg, "s", &name);
-	if (r >= 0 && mc_guest_name_check(name) < 0)
-		r = bus_error(
-		        e, -EINVAL,
-		        "a guest's name must be letters, digits, '.', '_', '-', at most 63, and "
-		        "begin with a letter or digit");
+	rq->done = answer;
+	r = read_request(m, msg, primary, rq, e);
 	if (r >= 0) {
-		snprintf(rq->cfg.guest, sizeof(rq->cfg.guest), "%s", name);
-		r = bus_read_options(msg, rq, false, e);
+		rq->message = sd_bus_message_ref(msg);
+		r = start_examine(m, rq, primary, why, sizeof(why));
+		if (r < 0) {
+			sd_bus_message_unref(rq->message);
+			r = bus_error(e, r, "%s", why);
+		}
 	}
-	if (r >= 0) {
-		r = request_check(rq, primary, why, sizeof(why));
-		if (r < 0)
-			r = bus_error(e, r, "guest %s: %s", name, why);
-	}
-	old = r >= 0 ? manager_find(m, name) : NULL;
-	if (old && !guest_replaceable(old))
-		r = bus_error(e, -EEXIST, "guest %s exists and is %s", name,
-		              mc_state_name(guest_state(old)));
-	if (r >= 0 && !old && m->nguests >= GUESTS_MAX)
-		r = bus_error(e, -ENOSPC, "this supervisor has %d guests already", GUESTS_MAX);
-	if (r >= 0 && same_qemu(m, rq))
-		r = bus_error(e, -EEXIST, "QEMU %s is protected already, as guest %s", rq->cfg.qmp,
-		              same_qemu(m, rq)->name);
-	if (r < 0) {
-		request_free(rq);
-		return r;
-	}
-	rq->message = sd_bus_message_ref(msg);
-	*ret = rq;
-	return 0;
-}
-
-static int start_request(struct manager *m, sd_bus_message *msg, bool primary, sd_bus_error *e)
-{
-	struct request *rq;
-	struct guest *old;
-	int r = read_request(m, msg, primary, &rq, e);
-
 	if (r < 0)
-		return r;
-	/* The NICs of the entry that is replaced count when none are named. */
-	old = manager_find(m, rq->cfg.guest);
-	if (old && !rq->gate_given && old->arena.config->nnics) {
-		rq->cfg.gate = old->arena.config->gate;
-		rq->cfg.nnics = old->arena.config->nnics;
-		memcpy(rq->cfg.nic, old->arena.config->nic, sizeof(rq->cfg.nic));
-		rq->gate_given = true;
-	}
-	r = inspect_run(m, rq, primary, primary ? inspected_primary : inspected_standby);
-	if (r < 0) {
-		request_free(rq);
-		return bus_error(e, r, "can't examine the guest: %s", strerror(-r));
-	}
-	return 1;
+		free(rq);
+	return r < 0 ? r : 1;
 }
 
 static int method_protect(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
-	return start_request(userdata, msg, true, e);
+	return start(userdata, msg, true, e);
 }
 
 static int method_standby(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
-	return start_request(userdata, msg, false, e);
+	return start(userdata, msg, false, e);
 }
 
 static int method_standby_args(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
-	struct request *rq;
-	int r = -ENOMEM;
+	struct request *rq = malloc(sizeof(*rq));
+	char why[640];
+	int r;
 
-	rq = malloc(sizeof(*rq));
 	if (!rq)
-		return r;
+		return -ENOMEM;
 	request_init(rq);
 	rq->args_only = true;
+	rq->done = answer;
 	strcpy(rq->cfg.guest, "-");
 	r = bus_read_options(msg, rq, false, e);
 	if (r >= 0 && !rq->cfg.qmp[0])
 		r = bus_error(e, -EINVAL, "qmp is missing: the path of QEMU's monitor socket");
 	if (r >= 0) {
 		rq->message = sd_bus_message_ref(msg);
-		r = inspect_run(userdata, rq, true, inspected_primary);
+		r = start_examine(userdata, rq, true, why, sizeof(why));
+		if (r < 0) {
+			sd_bus_message_unref(rq->message);
+			r = bus_error(e, r, "%s", why);
+		}
 	}
 	if (r < 0)
-		request_free(rq);
+		free(rq);
 	return r < 0 ? r : 1;
 }
 
@@ -362,10 +254,23 @@ static int on_unprotect_limit(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
+void bus_caller(sd_bus_message *m, char *buf, size_t len)
+{
+	sd_bus_creds *c = NULL;
+	uid_t uid;
+
+	snprintf(buf, len, "operator");
+	if (sd_bus_query_sender_creds(m, SD_BUS_CREDS_EUID, &c) >= 0 &&
+	    sd_bus_creds_get_euid(c, &uid) >= 0)
+		snprintf(buf, len, "uid %u", (unsigned)uid);
+	sd_bus_creds_unref(c);
+}
+
 static int unprotect_primary(struct guest *g, sd_bus_message *msg, sd_bus_error *e)
 {
 	struct mc_control *c = g->arena.control;
 	enum mc_state s = guest_state(g);
+	char who[32];
 
 	if (s == MC_STATE_HELD || (s == MC_STATE_PROTECTED && atomic_load(&c->link) != MC_LINK_UP))
 		return bus_error(
@@ -379,6 +284,8 @@ static int unprotect_primary(struct guest *g, sd_bus_message *msg, sd_bus_error 
 	g->unprotect = sd_bus_message_ref(msg);
 	(void)sd_event_add_time_relative(g->m->event, &g->unprotect_limit, CLOCK_MONOTONIC,
 	                                 UNPROTECT_US, 0, on_unprotect_limit, g);
+	bus_caller(msg, who, sizeof(who));
+	event_write_by(g, "unprotect", who, 0, "an operator ends the protection");
 	atomic_store_explicit(&c->want_end, MC_REASON_UNPROTECT, memory_order_release);
 	mc_arena_ring_all(&g->arena);
 	return 1;
@@ -465,6 +372,22 @@ static int method_events(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	return sd_bus_reply_method_return(msg, "s", text);
 }
 
+static int method_reload(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	char text[8192];
+	int r = boot_reload(userdata, text, sizeof(text));
+
+	return r < 0 ? bus_error(e, r, "%s", text) : sd_bus_reply_method_return(msg, "s", text);
+}
+
+static int method_metrics(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	char mc_autofree *text = metrics_text(userdata);
+
+	(void)e;
+	return text ? sd_bus_reply_method_return(msg, "s", text) : -ENOMEM;
+}
+
 static int property_version(sd_bus *bus, const char *path, const char *iface, const char *prop,
                             sd_bus_message *reply, void *userdata, sd_bus_error *e)
 {
@@ -488,6 +411,10 @@ static const sd_bus_vtable manager_vtable[] = {
                                 method_get, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Events", SD_BUS_ARGS("s", name), SD_BUS_RESULT("s", json_lines),
                                 method_events, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("Metrics", SD_BUS_NO_ARGS, SD_BUS_RESULT("s", prometheus),
+                                method_metrics, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("Reload", SD_BUS_NO_ARGS, SD_BUS_RESULT("s", summary),
+                                method_reload, 0),
         SD_BUS_PROPERTY("Version", "s", property_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),
         SD_BUS_SIGNAL_WITH_ARGS("GuestAdded", SD_BUS_ARGS("s", name, "o", guest), 0),
         SD_BUS_SIGNAL_WITH_ARGS("GuestRemoved", SD_BUS_ARGS("s", name, "o", guest), 0),

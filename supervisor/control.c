@@ -44,8 +44,12 @@ static int on_event(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	uint64_t epoch;
 
 	(void)e;
-	if (c && sd_bus_message_read(msg, "sst", &id, &text, &epoch) >= 0)
-		event_write(c->g, id, epoch, "%s", text);
+	if (c && sd_bus_message_read(msg, "sst", &id, &text, &epoch) >= 0) {
+		char by[32];
+
+		snprintf(by, sizeof(by), "mc-%s", mc_role_name(c->role));
+		event_write_by(c->g, id, by, epoch, "%s", text);
+	}
 	return 0;
 }
 

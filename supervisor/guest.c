@@ -227,6 +227,7 @@ struct guest *guest_adopt(struct manager *m, const char *name, int arena_fd, con
 		guest_remove(g);
 		return NULL;
 	}
+	watch_adopt(g);
 	event_write(g, "adopted", 0, "a new supervisor adopts the running %s in state %s",
 	            g->side == MC_SIDE_PRIMARY ? "protection" : "standby",
 	            mc_state_name(guest_state(g)));

@@ -40,6 +40,7 @@ static void finish(struct job *j)
 	sd_event_source_disable_unref(j->limit);
 	mc_closep(&j->fd);
 	j->out[j->len] = '\0';
+	j->m->njobs--;
 	j->done(j->m, j->rq, WIFEXITED(status) ? WEXITSTATUS(status) : -1, j->out);
 	free(j->out);
 	free(j);
@@ -134,6 +135,8 @@ int inspect_run(struct manager *m, struct request *rq, bool primary, inspect_don
 		close(j->fd);
 		free(j->out);
 		free(j);
+		return r;
 	}
-	return r < 0 ? r : 0;
+	m->njobs++;
+	return 0;
 }

@@ -15,7 +15,7 @@ static void usage(FILE *f)
 	fprintf(f,
 	        "usage: mc-supervisor [--bus=system|session|ADDRESS] [--runtime-dir DIR]\n"
 	        "                     [--state-dir DIR] [--listen ADDRESS:PORT] [--libexec DIR]\n"
-	        "                     [--debug] [--version]\n");
+	        "                     [--conf-dir DIR] [--debug] [--version]\n");
 }
 
 /* Where the other programs are: beside this one, unless told otherwise. */
@@ -41,6 +41,7 @@ static int parse(int argc, char **argv, struct manager *m)
 	        {"state-dir", required_argument, NULL, 's'},
 	        {"listen", required_argument, NULL, 'l'},
 	        {"libexec", required_argument, NULL, 'x'},
+	        {"conf-dir", required_argument, NULL, 'c'},
 	        {"debug", no_argument, NULL, 'd'},
 	        {"version", no_argument, NULL, 'v'},
 	        {"help", no_argument, NULL, 'h'},
@@ -65,6 +66,9 @@ static int parse(int argc, char **argv, struct manager *m)
 		case 'x':
 			m->libexec = optarg;
 			break;
+		case 'c':
+			m->conf_dir = optarg;
+			break;
 		case 'd':
 			m->debug = true;
 			break;
@@ -88,6 +92,7 @@ int main(int argc, char **argv)
 	        .bus_address = "system",
 	        .runtime_dir = "/run/microcheckpoint",
 	        .state_dir = "/var/lib/microcheckpoint",
+	        .conf_dir = CONF_DIR,
 	        .listen = "[::]:7911",
 	};
 	int r;

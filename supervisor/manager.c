@@ -55,6 +55,20 @@ static uint32_t hash_of(const char *s)
 	return h;
 }
 
+static int on_hangup(sd_event_source *s, const struct signalfd_siginfo *si, void *userdata)
+{
+	char text[4096];
+
+	(void)s;
+	(void)si;
+	(void)sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu",
+	                 (unsigned long long)(mc_now_ns() / MC_NS_PER_US));
+	/* Mistakes are in the log. */
+	(void)boot_reload(userdata, text, sizeof(text));
+	(void)sd_notify(0, "READY=1");
+	return 0;
+}
+
 static int add_signals(struct manager *m)
 {
 	sigset_t set;
@@ -64,10 +78,13 @@ static int add_signals(struct manager *m)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGHUP);
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return -errno;
 	signal(SIGPIPE, SIG_IGN);
 	r = sd_event_add_signal(m->event, NULL, SIGTERM, NULL, NULL);
+	if (r >= 0)
+		r = sd_event_add_signal(m->event, NULL, SIGHUP, on_hangup, m);
 	return r < 0 ? r : sd_event_add_signal(m->event, NULL, SIGINT, NULL, NULL);
 }
 
@@ -93,6 +110,8 @@ static int start(struct manager *m)
 		r = listen_start(m);
 	if (r == 0)
 		r = bus_start(m);
+	if (r >= 0)
+		r = boot_start(m);
 	return r;
 }
 
@@ -105,8 +124,10 @@ int manager_run(struct manager *m)
 	if (r >= 0) {
 		(void)sd_notify(0, "READY=1");
 		r = sd_event_loop(m->event);
+		(void)sd_notify(0, "STOPPING=1");
 	}
 	/* The guests' processes go on: the next supervisor adopts them. */
+	boot_stop(m);
 	listen_stop(m);
 	m->control_source = sd_event_source_disable_unref(m->control_source);
 	mc_closep(&m->control_fd);

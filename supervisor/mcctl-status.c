@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* mcctl status and top. */
+/* mcctl status. */
 #include <jansson.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <termios.h>
-#include <unistd.h>
 
 #include "mcctl.h"
 
@@ -58,7 +55,7 @@ static json_t *guest_json(struct ctl *c, const char *name)
 	return o;
 }
 
-static json_t *list_json(struct ctl *c)
+json_t *status_list(struct ctl *c)
 {
 	sd_bus_message *m = NULL, *reply = NULL;
 	json_t *list = json_array();
@@ -85,7 +82,7 @@ static double ms(json_t *o, const char *key)
 	return (double)json_integer_value(json_object_get(o, key)) / 1e6;
 }
 
-static void print_row(json_t *g)
+void status_print_row(json_t *g)
 {
 	printf("%-20s %-8s %-12s %10lld %9.2f %9.2f %9.2f %9.2f %7lld %6lld\n",
 	       json_string_value(json_object_get(g, "Name")),
@@ -97,15 +94,20 @@ static void print_row(json_t *g)
 	       (long long)json_integer_value(json_object_get(g, "Slabs")));
 }
 
+void status_print_head(void)
+{
+	printf("%-20s %-8s %-12s %10s %9s %9s %9s %9s %7s %6s\n", "GUEST", "ROLE", "STATE",
+	       "COMMITTED", "PAUSE p50", "p99 ms", "COMMIT ms", "REL. ms", "HELD", "SLABS");
+}
+
 static void print_table(json_t *list)
 {
 	json_t *g;
 	size_t i;
 
-	printf("%-20s %-8s %-12s %10s %9s %9s %9s %9s %7s %6s\n", "GUEST", "ROLE", "STATE",
-	       "COMMITTED", "PAUSE p50", "p99 ms", "COMMIT ms", "REL. ms", "HELD", "SLABS");
+	status_print_head();
 	json_array_foreach (list, i, g)
-		print_row(g);
+		status_print_row(g);
 }
 
 static void print_guest(json_t *g)
@@ -128,20 +130,31 @@ static void print_guest(json_t *g)
 int cmd_status(struct ctl *c, int argc, char **argv)
 {
 	const char *name = NULL;
-	bool as_json = false;
+	bool as_json = false, check = false;
 	json_t *v;
+	int r = 0;
 
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--json") == 0)
 			as_json = true;
+		else if (strcmp(argv[i], "--check") == 0)
+			check = true;
 		else if (argv[i][0] != '-' && !name)
 			name = argv[i];
 		else {
-			fprintf(stderr, "usage: mcctl status [NAME] [--json]\n");
+			fprintf(stderr, "usage: mcctl status [NAME] [--json|--check]\n");
 			return 2;
 		}
 	}
-	v = name ? guest_json(c, name) : list_json(c);
+	v = name ? guest_json(c, name) : status_list(c);
+	if (check) {
+		json_t *list = name && v ? json_pack("[O]", v) : json_incref(v);
+
+		r = check_print(list);
+		json_decref(list);
+		json_decref(v);
+		return r;
+	}
 	if (!v)
 		return 1;
 	if (as_json) {
@@ -154,49 +167,4 @@ int cmd_status(struct ctl *c, int argc, char **argv)
 	}
 	json_decref(v);
 	return 0;
-}
-
-/* Waits a second, or for a key. true: 'q' was pressed. */
-static bool wait_key(void)
-{
-	struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
-	char key = 0;
-
-	return poll(&p, 1, 1000) > 0 && (read(STDIN_FILENO, &key, 1) <= 0 || key == 'q');
-}
-
-int cmd_top(struct ctl *c, int argc, char **argv)
-{
-	bool once = argc == 2 && strcmp(argv[1], "--once") == 0;
-	struct termios was, raw;
-	bool tty = tcgetattr(STDIN_FILENO, &was) == 0;
-	int r = 0;
-
-	if (argc > 1 && !once) {
-		fprintf(stderr, "usage: mcctl top [--once]\n");
-		return 2;
-	}
-	if (tty && !once) {
-		raw = was;
-		raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
-		(void)tcsetattr(STDIN_FILENO, TCSANOW, &raw);
-	}
-	do {
-		json_t *list = list_json(c);
-
-		if (!list) {
-			r = 1;
-			break;
-		}
-		if (!once)
-			printf("\033[H\033[2J");
-		print_table(list);
-		json_decref(list);
-		if (!once)
-			printf("\nq quits\n");
-		fflush(stdout);
-	} while (!once && !wait_key());
-	if (tty && !once)
-		(void)tcsetattr(STDIN_FILENO, TCSANOW, &was);
-	return r;
 }

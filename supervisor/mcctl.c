@@ -385,26 +385,6 @@ static int cmd_restart(struct ctl *c, int argc, char **argv)
 	return ctl_call(c, m, argv[1], NULL);
 }
 
-static int cmd_events(struct ctl *c, int argc, char **argv)
-{
-	sd_bus_message *m = NULL, *reply = NULL;
-	const char *text;
-	int r;
-
-	if (argc != 2) {
-		fprintf(stderr, "usage: mcctl events NAME\n");
-		return 2;
-	}
-	if (ctl_new_call(c, &m, MC_BUS_ROOT, MC_IFACE_MGR, "Events") < 0 ||
-	    sd_bus_message_append(m, "s", argv[1]) < 0)
-		return 1;
-	r = ctl_call(c, m, argv[1], &reply);
-	if (r == 0 && sd_bus_message_read(reply, "s", &text) > 0)
-		fputs(text, stdout);
-	sd_bus_message_unref(reply);
-	return r;
-}
-
 static const struct command commands[] = {
         {"standby", cmd_standby, "NAME --qmp SOCKET [--relay NETDEV=unix:PATH,tap=IF] [OPTIONS]",
          false},
@@ -412,8 +392,8 @@ static const struct command commands[] = {
         {"protect", cmd_protect, "NAME --qmp SOCKET --peer ADDRESS:PORT [OPTIONS] [--dry-run]",
          false},
         {"unprotect", cmd_unprotect, "NAME", false},
-        {"status", cmd_status, "[NAME] [--json]", false},
-        {"top", cmd_top, "[--once]", false},
+        {"status", cmd_status, "[NAME] [--json|--check]", false},
+        {"top", cmd_top, "[--once|--rounds N]", false},
         {"checkpoint", cmd_checkpoint, "NAME", false},
         {"failover", cmd_failover, "NAME [--planned]", false},
         {"hold", cmd_hold, "NAME", false},
@@ -422,7 +402,11 @@ static const struct command commands[] = {
         {"set", cmd_set, "NAME KEY=VALUE...", false},
         {"workers", cmd_workers, "NAME STAGE N", false},
         {"restart", cmd_restart, "NAME STAGE", false},
-        {"events", cmd_events, "NAME", false},
+        {"events", cmd_events, "NAME [--json]", false},
+        {"metrics", cmd_metrics, "--prometheus", false},
+        {"reload", cmd_reload, "", false},
+        {"check-config", cmd_check_config, "[FILE|DIRECTORY]", true},
+        {"doctor", cmd_doctor, "", true},
         {"arena", cmd_arena, "NAME | --file PATH", true},
 };
 
@@ -443,7 +427,7 @@ static int usage(FILE *f)
 	return f == stdout ? 0 : 2;
 }
 
-static int connect_bus(struct ctl *c)
+int ctl_connect(struct ctl *c)
 {
 	int r;
 
@@ -457,6 +441,18 @@ static int connect_bus(struct ctl *c)
 	if (r >= 0)
 		r = sd_bus_set_bus_client(c->bus, 1);
 	return r < 0 ? r : sd_bus_start(c->bus);
+}
+
+static int no_bus(const struct ctl *c, int r, int argc, char **argv)
+{
+	fprintf(stderr,
+	        "mcctl: can't connect to the %s bus: %s; is dbus running, and may you use "
+	        "it?\n",
+	        c->bus_address, strerror(-r));
+	for (int i = 2; i < argc; i++)
+		if (strcmp(argv[1], "status") == 0 && strcmp(argv[i], "--check") == 0)
+			return check_print(NULL);
+	return 1;
 }
 
 int main(int argc, char **argv)
@@ -476,12 +472,9 @@ int main(int argc, char **argv)
 			continue;
 		if (argc > 2 && strcmp(argv[2], "--help") == 0)
 			return usage_of(&commands[i]) * 0;
-		r = commands[i].offline ? 0 : connect_bus(&c);
-		if (r < 0) {
-			fprintf(stderr, "mcctl: can't connect to the %s bus: %s\n", c.bus_address,
-			        strerror(-r));
-			return 1;
-		}
+		r = commands[i].offline ? 0 : ctl_connect(&c);
+		if (r < 0)
+			return no_bus(&c, r, argc, argv);
 		r = commands[i].run(&c, argc - 1, argv + 1);
 		sd_bus_flush_close_unref(c.bus);
 		return r;

@@ -3,6 +3,8 @@
 #ifndef MC_SUPERVISOR_MCCTL_H
 #define MC_SUPERVISOR_MCCTL_H
 
+#include <jansson.h>
+
 #include "supervisor.h"
 
 struct ctl {
@@ -10,6 +12,8 @@ struct ctl {
 	const char *bus_address;
 };
 
+/* Connects to the bus. 0 or negative errno. */
+int ctl_connect(struct ctl *c);
 /* Object path of a guest. */
 int ctl_guest_path(const char *name, char *buf, size_t len);
 /* A new method call to the service. */
@@ -19,9 +23,23 @@ int ctl_new_call(struct ctl *c, sd_bus_message **m, const char *path, const char
  */
 int ctl_call(struct ctl *c, sd_bus_message *m, const char *name, sd_bus_message **reply);
 
-/* mcctl-status.c: commands status and top. */
+/* mcctl-status.c */
 int cmd_status(struct ctl *c, int argc, char **argv);
+/* All guests as an array of objects; NULL after an error was printed. */
+json_t *status_list(struct ctl *c);
+void status_print_head(void);
+void status_print_row(json_t *g);
+
+/* mcctl-check.c: prints the line for monitoring, returns the exit status. NULL: no answer. */
+int check_print(json_t *list);
+
+/* mcctl-top.c, mcctl-service.c, mcctl-doctor.c */
 int cmd_top(struct ctl *c, int argc, char **argv);
+int cmd_events(struct ctl *c, int argc, char **argv);
+int cmd_metrics(struct ctl *c, int argc, char **argv);
+int cmd_reload(struct ctl *c, int argc, char **argv);
+int cmd_check_config(struct ctl *c, int argc, char **argv);
+int cmd_doctor(struct ctl *c, int argc, char **argv);
 
 /* mcctl-arena.c: command arena, which needs no bus. */
 int cmd_arena(struct ctl *c, int argc, char **argv);

@@ -254,6 +254,16 @@ const char *option_name(unsigned i, bool *flag)
 	return options[i].key;
 }
 
+bool option_repeats(const char *key)
+{
+	static const char *const keys[] = {"relay", "tap", "accept"};
+
+	for (size_t i = 0; i < MC_ARRAY_SIZE(keys); i++)
+		if (strcmp(keys[i], key) == 0)
+			return true;
+	return false;
+}
+
 int option_set(struct request *rq, const char *key, const char *value, bool running, char *why,
                size_t why_len)
 {

@@ -13,12 +13,16 @@
 #include "../ipc/arena.h"
 
 /* What a caller asked for, checked. */
+struct manager;
+
 struct request {
 	struct mc_config cfg;
 	struct mc_arena_params params; /* ram_pages and side filled in later */
 	bool dry_run, args_only;
 	bool gate_given;
-	struct sd_bus_message *message; /* the call to answer, owned */
+	struct sd_bus_message *message; /* the call to answer, owned; NULL: from a file */
+	/* Tells the end of what was asked for: 0 and a result, or negative errno and a sentence. */
+	void (*done)(struct manager *m, struct request *rq, int r, const char *text);
 };
 
 void request_init(struct request *rq);
@@ -41,5 +45,8 @@ void request_gated(const struct request *rq, char *buf, size_t len);
 
 /* Names of all options, NULL at the end; *flag tells whether it takes no value. */
 const char *option_name(unsigned i, bool *flag);
+
+/* True for keys that may be given several times, their values adding up. */
+bool option_repeats(const char *key);
 
 #endif

@@ -14,6 +14,7 @@
 #include <systemd/sd-event.h>
 
 #include "../ipc/arena.h"
+#include "conf.h"
 #include "options.h"
 #include "term.h"
 
@@ -25,6 +26,7 @@
 #define MC_ERROR(x)    "org.microcheckpoint1.Error." x
 
 #define GUESTS_MAX   256
+#define JOBS_MAX     16 /* inspections at a time */
 #define DEATHS_KEPT  20
 #define DEATH_WINDOW (10 * 1000000000ULL)
 
@@ -58,7 +60,8 @@ struct guest {
 	sd_event_source *bell, *throttle;
 	sd_bus_slot *object; /* on the public bus */
 	uint64_t seen_state, seen_committed, seen_sync;
-	bool settled; /* reaction to a final state was taken */
+	uint64_t state_since; /* ns */
+	bool settled;         /* reaction to a final state was taken */
 	bool dying;
 	sd_bus_message *checkpoint; /* a caller waits for the next commit */
 	uint64_t checkpoint_after;
@@ -78,6 +81,10 @@ struct manager {
 	sd_event_source *control_source, *listen_source;
 	struct guest *guests;
 	unsigned nguests;
+	unsigned njobs; /* inspections that run */
+	const char *conf_dir;
+	struct guest_conf *confs; /* what the files of conf_dir say (boot.c) */
+	sd_event_source *boot_timer;
 	struct connection *connections;
 	unsigned nconnections;
 	sd_bus_vtable *stage_vtable[MC_ROLE_MAX]; /* made at the first use, by role */
@@ -93,6 +100,8 @@ int bus_start(struct manager *m);
 int bus_guest_register(struct guest *g);
 int bus_stage_add(struct child *c);
 void bus_stage_remove(struct child *c);
+/* "uid 1000" of a method's caller, for the history. */
+void bus_caller(sd_bus_message *m, char *buf, size_t len);
 /* Reads an a{sv} into a request. Sets the error. */
 int bus_read_options(sd_bus_message *m, struct request *rq, bool running, sd_bus_error *e);
 int bus_error(sd_bus_error *e, int error, const char *fmt, ...)
@@ -102,6 +111,8 @@ void bus_guest_changed(struct guest *g, const char *old, const char *now, const 
 void bus_guest_added(struct guest *g, bool added);
 void bus_guest_committed(struct guest *g, uint64_t epoch);
 void bus_guest_failed_over(struct guest *g);
+uint64_t bus_guest_committed_epoch(const struct guest *g);
+uint64_t bus_guest_term(const struct guest *g);
 void bus_guest_progress(struct guest *g, uint64_t done, uint64_t total);
 
 /* guest.c: life of an entry. Errors come with a sentence in @why (512 bytes). */
@@ -112,10 +123,29 @@ void guest_remove(struct guest *g);
 bool guest_replaceable(const struct guest *g);
 enum mc_state guest_state(const struct guest *g);
 
+/*
+ * start.c: from a request to an entry.  Both write a sentence to @why that names the guest.
+ * start_check(): may this be begun now?  start_examine(): examines the QEMU in a process of its
+ * own, then starts the entry; takes @rq over when it returns 0, and calls rq->done exactly once
+ * later, before it frees @rq.
+ */
+int start_check(struct manager *m, const struct request *rq, bool primary, char *why,
+                size_t why_len);
+int start_examine(struct manager *m, struct request *rq, bool primary, char *why, size_t why_len);
+
+/* boot.c: guests that the configuration protects. */
+int boot_start(struct manager *m);
+void boot_stop(struct manager *m);
+/* Reads the files again. 0 and a summary in @text, or -EINVAL with every mistake, and nothing
+ * is changed. */
+int boot_reload(struct manager *m, char *text, size_t len);
+
 /* watch.c: what the guest's words say. */
 int watch_start(struct guest *g);
 void watch_stop(struct guest *g);
 void watch_look(struct guest *g);
+/* A running guest of a predecessor: its state was told by that one already. */
+void watch_adopt(struct guest *g);
 /* Ends stage workers beyond the wanted number once their rings are empty. */
 void watch_retire(struct guest *g);
 void watch_finish_checkpoint(struct guest *g, int error, const char *text);
@@ -139,9 +169,16 @@ typedef void (*inspect_done_fn)(struct manager *m, struct request *rq, int statu
                                 const char *json);
 int inspect_run(struct manager *m, struct request *rq, bool primary, inspect_done_fn done);
 
-/* events.c: the history of a guest, JSON lines, bounded. */
-void event_write(struct guest *g, const char *id, uint64_t epoch, const char *fmt, ...)
-        __attribute__((format(printf, 4, 5)));
+/* metrics-text.c: all metrics as Prometheus reads them, malloc'ed; NULL: no memory. */
+char *metrics_text(const struct manager *m);
+
+/*
+ * events.c: the history of a guest, JSON lines {time, event, by, term, epoch, text}, bounded.
+ * @by: who decided or saw it ("mc-transport", "mc-supervisor", "uid 1000").  @epoch 0: none.
+ */
+void event_write_by(struct guest *g, const char *id, const char *by, uint64_t epoch,
+                    const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+#define event_write(g, id, epoch, ...) event_write_by(g, id, "mc-supervisor", epoch, __VA_ARGS__)
 /* Up to the last 64 KiB of it, malloc'ed; NULL when there is none. */
 char *event_read(struct manager *m, const char *name);
 

@@ -102,24 +102,53 @@ static void keep_terms(struct guest *g, enum mc_state s)
 		            g->m->state_dir, strerror(-r));
 }
 
+static bool has_sentence(enum mc_reason r)
+{
+	return r == MC_REASON_REFUSED || r == MC_REASON_ERROR || r == MC_REASON_PEER_LOST ||
+	       r == MC_REASON_CONFLICT || r == MC_REASON_OVERLOAD;
+}
+
+/* How long it was in the state that it leaves; for a takeover also how long that took. */
+static void timings(struct guest *g, enum mc_state was, enum mc_state now, char *buf, size_t len)
+{
+	const struct mc_control *c = g->arena.control;
+	uint64_t t = mc_now_ns();
+
+	buf[0] = '\0';
+	if (now == MC_STATE_ACTIVE)
+		snprintf(buf, len, ", guest running after %.1f ms",
+		         (double)(atomic_load(&c->took_over) - atomic_load(&c->takeover_began)) /
+		                 1e6);
+	else if (g->state_since && was != MC_STATE_NONE)
+		snprintf(buf, len, ", after %.3f s", (double)(t - g->state_since) / 1e9);
+	g->state_since = t;
+}
+
 static void state_changed(struct guest *g, uint64_t was, uint64_t now)
 {
 	enum mc_state s = mc_state_of(now);
 	const char *why = mc_reason_name(mc_state_reason(now));
-	char text[MC_WHY_MAX] = "";
+	char text[MC_WHY_MAX] = "", took[64], by[32];
 
-	if (mc_state_reason(now) == MC_REASON_REFUSED || mc_state_reason(now) == MC_REASON_ERROR ||
-	    mc_state_reason(now) == MC_REASON_PEER_LOST ||
-	    mc_state_reason(now) == MC_REASON_CONFLICT ||
-	    mc_state_reason(now) == MC_REASON_OVERLOAD)
+	if (has_sentence(mc_state_reason(now)))
 		snprintf(text, sizeof(text), ": %.*s", MC_WHY_MAX - 3, g->arena.control->refusal);
 	keep_terms(g, s);
-	event_write(g, "state", atomic_load(&g->arena.journal.shm->last_begun), "%s -> %s (%s)%s",
-	            mc_state_name(mc_state_of(was)), mc_state_name(s), why, text);
+	snprintf(by, sizeof(by), "mc-%s", mc_role_name(mc_state_role(now)));
+	timings(g, mc_state_of(was), s, took, sizeof(took));
+	event_write_by(g, "state", by, atomic_load(&g->arena.journal.shm->last_begun),
+	               "%s -> %s (%s%s)%s", mc_state_name(mc_state_of(was)), mc_state_name(s), why,
+	               took, text);
 	bus_guest_changed(g, mc_state_name(mc_state_of(was)), mc_state_name(s), why);
 	if (s == MC_STATE_ACTIVE)
 		bus_guest_failed_over(g);
 	settle(g, s);
+}
+
+void watch_adopt(struct guest *g)
+{
+	g->seen_state = atomic_load_explicit(&g->arena.control->state, memory_order_acquire);
+	g->state_since = mc_now_ns();
+	settle(g, mc_state_of(g->seen_state));
 }
 
 static void look_at_commits(struct guest *g)

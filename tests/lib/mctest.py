@@ -264,6 +264,7 @@ class Host:
         os.makedirs(self.dir)
         self.state_dir = f"{self.dir}/state"
         self.run_dir = f"{self.dir}/run"
+        self.conf_dir = f"{self.dir}/guests.d"
         os.makedirs(self.state_dir)
         os.makedirs(self.run_dir)
         self.addr = f"{REPL}.{index}"
@@ -321,7 +322,7 @@ class Host:
     def start_supervisor(self, *extra, env=None):
         self.supervisor = self.spawn(
             f"{BUILD}/mc-supervisor", f"--bus={self.bus}", "--runtime-dir", self.run_dir,
-            "--state-dir", self.state_dir, "--listen", f"[::]:{PORT}", *extra,
+            "--state-dir", self.state_dir, "--conf-dir", self.conf_dir, "--listen", f"[::]:{PORT}", *extra,
             log=f"{self.dir}/supervisor.log", env=env)
         wait_for(f"supervisor on {self.name}", self._supervisor_answers, timeout=15)
 
@@ -399,8 +400,18 @@ class Host:
                 p.wait()
         self.procs = []
         self.guests = {}
-        wait_for(f"processes of {self.name} gone", lambda: not [p for p in self.pids() if alive(p)])
+        wait_for(f"processes of {self.name} gone", lambda: not self._kill_rest())
         return t
+
+    def _kill_rest(self):
+        """What a supervisor started in the instant before its own end."""
+        rest = [p for p in self.pids() if alive(p)]
+        for p in rest:
+            try:
+                os.kill(p, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        return rest
 
     def cut(self):
         """Pulls all cables. Returns CLOCK_MONOTONIC ns of it."""

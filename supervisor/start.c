@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* From a request to a guest entry: checks, examination of the QEMU, start. */
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "supervisor.h"
+
+/* All refusals of an inspection, one a line. */
+static void join_refusals(json_t *list, const char *name, char *buf, size_t len)
+{
+	size_t i, n = 0;
+	json_t *v;
+
+	n = (size_t)snprintf(buf, len, "guest %s can't be used: ", name);
+	json_array_foreach (list, i, v)
+		if (n < len)
+			n += (size_t)snprintf(buf + n, len - n, "%s%s", i ? "; " : "",
+			                      json_string_value(v) ?: "?");
+}
+
+/* Same RAM file, same QEMU: somebody on this host protects it already. */
+static struct guest *same_qemu(struct manager *m, const struct request *rq)
+{
+	for (struct guest *g = m->guests; g; g = g->next)
+		if (strcmp(g->name, rq->cfg.guest) != 0 && !guest_replaceable(g) &&
+		    strcmp(g->arena.config->qmp, rq->cfg.qmp) == 0)
+			return g;
+	return NULL;
+}
+
+/* Where QEMU listens for frames, unless the caller said so. */
+static void fill_qemu_paths(struct request *rq, json_t *dgram)
+{
+	for (uint32_t i = 0; i < rq->cfg.nnics; i++) {
+		struct mc_nic *n = &rq->cfg.nic[i];
+		const char *path = json_string_value(json_object_get(dgram, n->netdev));
+
+		if (path && strlen(path) < sizeof(n->qemu_path))
+			snprintf(n->qemu_path, sizeof(n->qemu_path), "%s", path);
+	}
+}
+
+static void inspected(struct manager *m, struct request *rq, bool primary, const char *text)
+{
+	json_t *j = json_loads(text, 0, NULL);
+	json_t *bad = json_object_get(j, primary ? "refusals" : "problems");
+	uint64_t ram = (uint64_t)json_integer_value(json_object_get(j, "ram_bytes"));
+	struct guest *old = manager_find(m, rq->cfg.guest);
+	const char *args = "";
+	char why[2048] = "";
+	int r;
+
+	if (!j || !json_is_array(bad)) {
+		snprintf(why, sizeof(why), "guest %s: QEMU behind %s can't be examined",
+		         rq->cfg.guest, rq->cfg.qmp);
+		r = -EIO;
+	} else if (json_array_size(bad) && !(rq->args_only && json_object_get(j, "standby_args"))) {
+		join_refusals(bad, rq->cfg.guest, why, sizeof(why));
+		r = -EPERM;
+	} else if (old && !guest_replaceable(old)) {
+		snprintf(why, sizeof(why), "guest %s exists and is %s", rq->cfg.guest,
+		         mc_state_name(guest_state(old)));
+		r = -EEXIST;
+	} else if (rq->args_only || rq->dry_run) {
+		args = json_string_value(json_object_get(j, "standby_args")) ?: "";
+		r = 0;
+	} else {
+		fill_qemu_paths(rq, json_object_get(j, "dgram"));
+		r = guest_start(m, rq, primary ? MC_SIDE_PRIMARY : MC_SIDE_BACKUP, ram, why,
+		                sizeof(why));
+		if (r < 0 && !why[0])
+			snprintf(why, sizeof(why), "guest %s: %s", rq->cfg.guest, strerror(-r));
+	}
+	rq->done(m, rq, r, r < 0 ? why : args);
+	free(rq);
+	json_decref(j);
+}
+
+static void inspected_primary(struct manager *m, struct request *rq, int status, const char *text)
+{
+	(void)status;
+	inspected(m, rq, true, text);
+}
+
+static void inspected_standby(struct manager *m, struct request *rq, int status, const char *text)
+{
+	(void)status;
+	inspected(m, rq, false, text);
+}
+
+int start_check(struct manager *m, const struct request *rq, bool primary, char *why,
+                size_t why_len)
+{
+	struct guest *old = manager_find(m, rq->cfg.guest), *twin = same_qemu(m, rq);
+	char text[512];
+	int r = request_check(rq, primary, text, sizeof(text));
+
+	if (r < 0) {
+		snprintf(why, why_len, "guest %s: %s", rq->cfg.guest, text);
+		return r;
+	}
+	if (old && !guest_replaceable(old)) {
+		snprintf(why, why_len, "guest %s exists and is %s", rq->cfg.guest,
+		         mc_state_name(guest_state(old)));
+		return -EEXIST;
+	}
+	if (!old && m->nguests >= GUESTS_MAX) {
+		snprintf(why, why_len, "guest %s: this supervisor has %d guests already",
+		         rq->cfg.guest, GUESTS_MAX);
+		return -ENOSPC;
+	}
+	if (twin) {
+		snprintf(why, why_len, "QEMU %s is protected already, as guest %s", rq->cfg.qmp,
+		         twin->name);
+		return -EEXIST;
+	}
+	return 0;
+}
+
+int start_examine(struct manager *m, struct request *rq, bool primary, char *why, size_t why_len)
+{
+	struct guest *old = manager_find(m, rq->cfg.guest);
+	int r;
+
+	/* The NICs of the entry that is replaced count when none are named. */
+	if (old && !rq->gate_given && old->arena.config->nnics) {
+		rq->cfg.gate = old->arena.config->gate;
+		rq->cfg.nnics = old->arena.config->nnics;
+		memcpy(rq->cfg.nic, old->arena.config->nic, sizeof(rq->cfg.nic));
+		rq->gate_given = true;
+	}
+	if (m->njobs >= JOBS_MAX) {
+		snprintf(why, why_len,
+		         "guest %s: %d guests are being examined at this moment; try again in a "
+		         "second",
+		         rq->cfg.guest, JOBS_MAX);
+		return -EBUSY;
+	}
+	r = inspect_run(m, rq, primary, primary ? inspected_primary : inspected_standby);
+	if (r < 0)
+		snprintf(why, why_len, "guest %s: can't examine its QEMU: %s", rq->cfg.guest,
+		         strerror(-r));
+	return r;
+}

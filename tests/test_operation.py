@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What operators do: configuration files, reload, monitoring, history, restart of the service."""
+
+import json
+import os
+import re
+import signal
+
+import mctest
+import scenario as sc
+from mctest import check
+
+
+def write_conf(host, name, text):
+    """A file of guests.d."""
+    os.makedirs(host.conf_dir, exist_ok=True)
+    with open(f"{host.conf_dir}/{name}.conf", "w", encoding="ascii") as f:
+        f.write(text)
+
+
+def restart_supervisor(host):
+    """As systemctl restart does it: the main process alone."""
+    host.supervisor.send_signal(signal.SIGTERM)
+    check(host.supervisor.wait(10) == 0, "mc-supervisor's exit status")
+    host.start_supervisor()
+
+
+def events(host, name="vm"):
+    """The history as a list of objects."""
+    return [json.loads(x) for x in host.mcctl("events", name, "--json").stdout.splitlines()]
+
+
+def metric(host, name, **labels):
+    """One sample of `mcctl metrics --prometheus`."""
+    for line in host.mcctl("metrics", "--prometheus").stdout.splitlines():
+        m = re.match(r"(\w+)(?:\{(.*)\})? (\S+)$", line)
+        if m and m[1] == name and all(f'{k}="{v}"' in (m[2] or "") for k, v in labels.items()):
+            return float(m[3])
+    raise mctest.Failure(f"no metric {name} {labels}")
+
+
+def primary_conf(w, g, interval=25):
+    """vm.conf of the primary."""
+    relay = g.relay_args()[1]
+    return (f"# the guest of this test\nrole = primary\nqmp = {g.qmp_path}\npeer = {w.b.addr}:{mctest.PORT}\n"
+            f"relay = {relay}\naccept = isa-serial\ninterval = {interval}\ninsecure = yes\n")
+
+
+def test_configured_guests():
+    """Protected at boot, whatever comes up first; reload, monitoring, history; the operator isn't overruled."""
+    with mctest.World() as w:
+        g = sc.boot(w.a)
+        s = w.b.guest("vm", nics=1, incoming=True, append=f"mc.ip={sc.IPS.split(',', maxsplit=1)[0]} mc.redis=1")
+        write_conf(w.a, "vm", primary_conf(w, g))
+        w.a.start()
+        mctest.wait_for("a first try", lambda: "can't be followed yet" in w.a.supervisor_log(), 20, every=0.1)
+        check(w.a.mcctl("status", "--check", ok=False).returncode in (1, 2), "an unprotected guest is reported as fine")
+        write_conf(w.b, "vm", f"role = standby\nqmp = {s.qmp_path}\nrelay = {s.relay_args()[1]}\ninsecure = yes\n")
+        w.b.start()
+        w.a.wait_state("PROTECTED", timeout=30)
+        monitoring(w)
+        reload(w, g)
+        restart(w)
+        r = w.a.mcctl("status", "--check")
+        check(r.stdout.startswith("MICROCHECKPOINT OK - 1 guests |"), r.stdout)
+        w.a.mcctl("unprotect", "vm")
+        w.a.mcctl("reload")
+        mctest.time.sleep(1)
+        check(w.a.state() == "ENDED", "a reload overruled the operator")
+        last = events(w.a)[-1]
+        check(last["event"] == "state" and "ENDED" in last["text"], f"{last}")
+        check(any(e["event"] == "unprotect" and e["by"] == "uid 0" for e in events(w.a)), "who unprotected it")
+
+
+def monitoring(w):
+    """Metrics are samples that Prometheus takes; they move."""
+    sc.epochs_go_on(w.a, 3)
+    check(metric(w.a, "microcheckpoint_guest_state", guest="vm", state="PROTECTED") == 1, "state")
+    check(metric(w.a, "microcheckpoint_guest_state", guest="vm", state="HELD") == 0, "state")
+    n = metric(w.a, "microcheckpoint_capture_checkpoints_total", guest="vm")
+    sc.epochs_go_on(w.a, 3)
+    check(metric(w.a, "microcheckpoint_capture_checkpoints_total", guest="vm") > n, "checkpoints don't count")
+    check(0 < metric(w.a, "microcheckpoint_pause_seconds", guest="vm", quantile="0.5") < 1, "pause")
+    check(metric(w.b, "microcheckpoint_link_up", guest="vm", role="backup") == 1, "link of the backup")
+    text = w.a.mcctl("metrics", "--prometheus").stdout
+    for line in text.splitlines():
+        check(re.fullmatch(r"# (HELP|TYPE) microcheckpoint_\w+ .+|microcheckpoint_\w+(\{[^{}]*\})? [-+.e\d]+", line),
+              f"not a line of the text format: {line}")
+    check(len(re.findall(r"^# TYPE", text, re.M)) == len(set(re.findall(r"^# TYPE (\S+)", text, re.M))), "a type twice")
+    top = w.a.mcctl("top", "--rounds", 3).stdout
+    check("Pause" in top and "now" in top and re.search("[\u2581-\u2588]", top), f"no sparkline: {top}")
+
+
+def reload(w, g):
+    """A bad file changes nothing and is named with its line; a good one takes effect."""
+    write_conf(w.a, "vm", primary_conf(w, g, interval="often"))
+    write_conf(w.a, "other", "role = standby\nqmp = /nonexistent\n")
+    r = w.a.mcctl("reload", ok=False)
+    check(r.returncode == 1 and "vm.conf:7: interval: 'often'" in r.stderr and "nothing was changed" in r.stderr, r.stderr)
+    check(w.a.status()["Interval"] == 25 and "other" not in w.a.supervisor_log().rsplit("nothing was", 1)[-1], "changed")
+    r = w.a.mcctl("check-config", w.a.conf_dir, ok=False)
+    check(r.returncode == 1 and "vm.conf:7:" in r.stderr and "guest other: standby" in r.stdout, f"{r.stdout}{r.stderr}")
+    os.unlink(f"{w.a.conf_dir}/other.conf")
+    write_conf(w.a, "vm", primary_conf(w, g, interval=40))
+    w.a.supervisor.send_signal(signal.SIGHUP)
+    mctest.wait_for("the new interval", lambda: w.a.status()["Interval"] == 40, 5, every=0.05)
+    check(w.a.state() == "PROTECTED", "reload ended the protection")
+
+
+def restart(w):
+    """Restart of the service keeps the protection; the history goes on."""
+    term, pids = w.a.status()["Term"], sorted(w.a.worker_pids("capture"))
+    restart_supervisor(w.a)
+    mctest.wait_for("adoption", lambda: w.a.mcctl("status", "vm", ok=False).returncode == 0, 5, every=0.05)
+    sc.epochs_go_on(w.a, 5)
+    mctest.time.sleep(2.5)  # longer than the configuration takes to look at what stands
+    check(w.a.status()["Term"] == term and sorted(w.a.worker_pids("capture")) == pids, "it was begun again")
+    all_events = events(w.a)
+    check([e["event"] for e in all_events if "PROTECTED" in e["text"] or e["event"] == "adopted"] == ["state", "adopted"],
+          f"history: {all_events}")
+    first = next(e for e in all_events if "PROTECTED" in e["text"])
+    check(first["by"] == "mc-transport" and re.search(r"first-commit, after \d+\.\d+ s", first["text"]), f"{first}")
+
+
+def test_doctor():
+    """Says what stands and what to change, with or without a service."""
+    with mctest.World() as w:
+        w.a.start()
+        w.a.run("mount", "-o", "remount,size=64M", "/dev/shm")
+        r = w.a.mcctl("doctor", ok=False)
+        check(r.returncode == 1 and re.search(r"BAD +/dev/shm .*remount,size=", r.stdout), r.stdout)
+        w.a.run("mount", "-o", "remount,size=2G", "/dev/shm")
+        r = w.a.mcctl("doctor")
+        for word in ("dirty tracking", "gate relay", "gate plug", "RDMA", "memlock", "QEMU", "CAP_SYS_PTRACE",
+                     "max_dgram_qlen", "time", "service"):
+            check(re.search(rf"^(ok  |note|WARN)  {word} ", r.stdout, re.M), f"{word}: {r.stdout}")
+        check("ok    service            runs, version" in r.stdout, r.stdout)
+        w.a.supervisor.kill()
+        w.a.supervisor.wait()
+        check("note  service" in w.a.mcctl("doctor").stdout, "doctor without a service")
+        r = w.a.mcctl("status", "--check", ok=False)
+        check(r.returncode == 3 and "UNKNOWN" in r.stdout, f"{r.returncode} {r.stdout}")
