@@ -4,6 +4,7 @@
 #   sudo make demo    two hosts, a protected guest, a failover: build/demo.json
 #   sudo make check   all tests
 #   make bench        measurements: build/bench.json
+#   make fuzz         libFuzzer on every fuzz-*.c, FUZZ_SECONDS=60 each, FUZZ=NAME... for some
 #   make lint         clang-format, cppcheck, shellcheck
 #
 # B is the build directory, SAN=address,undefined builds with sanitizers into its own.
@@ -44,10 +45,15 @@ $(shell mkdir -p $(B); echo '$(CC) $(ALLCF)' | cmp -s - $(B)/.flags || echo '$(C
 
 BINS := $(PROCS:%=$(B)/mc-%) $(B)/mcctl
 UNIT := $(foreach d,$(LIBDIRS) $(PROCS),$(call tests,$d))
+# Fuzz targets: X/fuzz-NAME replays tests/corpus/NAME, X/fuzz-NAME-lf is libFuzzer's.
+REPLAY := $(patsubst %.c,$(B)/%,$(filter-out %/fuzz-main.c,$(foreach d,$(LIBDIRS) $(PROCS),$(wildcard $d/fuzz-*.c))))
+FUZZ ?= all
+FUZZ_SECONDS ?= 60
 
-.PHONY: all deps guest demo check check-unit check-integration check-kernel kernel bench lint lint-deps clean unit
+.PHONY: all deps guest demo check check-unit check-integration check-kernel kernel bench fuzz fuzz-bins lint lint-deps clean unit
 all: $(BINS)
-unit: $(UNIT)
+unit: $(UNIT) $(if $(SAN),$(REPLAY))
+fuzz-bins: $(REPLAY:=-lf)
 
 $(foreach d,$(LIBDIRS) $(PROCS),$(eval $(B)/$d.a: $(call own,$d)))
 $(B)/%.a:
@@ -65,6 +71,13 @@ $(foreach p,$(PROCS),$(if $(call tests,$p),$(eval $(call tests,$p): | $(B)/mc-$p
 dirof = $(word 1,$(subst /, ,$(patsubst $(B)/%,%,$1)))
 $(UNIT): $(B)/%: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
 	$(CC) $(ALLLD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a -lcmocka $(LIBS)
+
+fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send
+$(REPLAY): $(B)/%: $(B)/%.o $(B)/ipc/fuzz-main.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
+	$(CC) $(ALLLD) $($(@F)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a $(LIBS)
+$(REPLAY:=-lf): $(B)/%-lf: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
+	$(CC) $(ALLLD) -fsanitize=fuzzer $($(@F:-lf=)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) \
+		$(B)/ipc.a $(LIBS)
 
 $(B)/%.o: %.c $(B)/.flags
 	@mkdir -p $(@D)
@@ -112,6 +125,11 @@ bench: guest
 $(B)/bench-ring: tests/bench/ring.c $(B)/ipc.a
 	$(CC) $(ALLCF) -O3 -o $@ $^ -lpthread
 
+fuzz:
+	scripts/install-deps fuzz
+	$(MAKE) CC=clang B=build-fuzz SAN=address,undefined,fuzzer-no-link CFLAGS='-O1 -g -fno-sanitize-recover=all' fuzz-bins
+	tests/fuzz $(FUZZ_SECONDS) $(FUZZ)
+
 lint: lint-deps
 	clang-format --dry-run -Werror $(wildcard $(patsubst %,%/*.[ch],$(LIBDIRS) $(PROCS)))
 	cppcheck --quiet --error-exitcode=1 --enable=warning,portability --inline-suppr \
@@ -119,10 +137,10 @@ lint: lint-deps
 		'-Djson_array_foreach(a,i,v)=for(i=0;(v=json_array_get(a,i));i++)' \
 		'-Djson_object_foreach(o,k,v)=for(;(k=json_object_iter_key(o));)' \
 		$(LIBDIRS) $(PROCS)
-	shellcheck scripts/install-deps tests/guest/build tests/guest/init .ci/run
+	shellcheck scripts/install-deps tests/fuzz tests/guest/build tests/guest/init .ci/run
 
 lint-deps:
 	scripts/install-deps lint
 
 clean:
-	rm -rf build build-san
+	rm -rf build build-san build-fuzz

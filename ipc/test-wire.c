@@ -72,6 +72,8 @@ static void test_bad_headers(void **state)
 		assert_int_equal(mc_wire_header_check(&h, &l, why, sizeof(why)), -EPROTONOSUPPORT);
 		h = g, h.reserved = 1;
 		assert_int_equal(mc_wire_header_check(&h, &l, why, sizeof(why)), -EPROTO);
+		h = g, h.epoch = MC_EPOCH_MAX + 1;
+		assert_int_equal(mc_wire_header_check(&h, &l, why, sizeof(why)), -EPROTO);
 		h = g, h.term++;
 		assert_int_equal(mc_wire_header_check(&h, &l, why, sizeof(why)), -ESTALE);
 		h = g, h.term_id++;

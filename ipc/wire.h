@@ -161,8 +161,9 @@ uint64_t mc_wire_checksum(const struct mc_wire_header *h, const void *a, size_t 
 
 /*
  * Checks a received header before its payload is read. 0; -EPROTO (no such message, bad
- * magic, reserved field, length outside the type's limits, type not for this sender),
- * -EPROTONOSUPPORT (version), -ESTALE (another term).  A sentence goes to @why (>= 128).
+ * magic, reserved field, epoch above MC_EPOCH_MAX, length outside the type's limits, type not for
+ * this sender), -EPROTONOSUPPORT (version), -ESTALE (another term).  A sentence goes to @why (>=
+ * 128).
  */
 int mc_wire_header_check(const struct mc_wire_header *h, const struct mc_wire_limits *lim,
                          char *why, size_t why_len);
