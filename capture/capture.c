@@ -15,7 +15,7 @@ static enum mc_state state_of(const struct capture *c)
 	return mc_state_of(atomic_load_explicit(&c->a->control->state, memory_order_acquire));
 }
 
-static void arm_timer(struct capture *c, uint64_t at_ns)
+void capture_arm_timer(struct capture *c, uint64_t at_ns)
 {
 	(void)sd_event_source_set_time(c->timer, at_ns / MC_NS_PER_US);
 	(void)sd_event_source_set_enabled(c->timer, SD_EVENT_ONESHOT);
@@ -191,53 +191,6 @@ static int sync_phase(struct capture *c)
 	return r;
 }
 
-/* The guest must not run on: nothing was answered within the lease, or the policy says so. */
-static int hold(struct capture *c, enum mc_reason why, const char *text)
-{
-	struct mc_control *ctl = c->a->control;
-	enum mc_state s = state_of(c);
-	uint64_t began;
-	int r = pause_begin(c, false, &began);
-
-	if (r < 0)
-		return r;
-	/* 2: paused by policy, which a guard must not undo. */
-	atomic_store(&ctl->paused, 2);
-	mc_warn("%s: the guest is paused", text);
-	mc_worker_event(c->w, "held", 0, "%s: the guest is paused", text);
-	r = mc_state_move(ctl, MC_SIDE_PRIMARY, MC_ROLE_CAPTURE, s, MC_STATE_HELD, why);
-	if (r < 0)
-		return pause_end(c, began, NULL);
-	c->phase = PHASE_HELD;
-	mc_arena_ring_all(c->a);
-	return 0;
-}
-
-static int held_phase(struct capture *c)
-{
-	enum mc_state s = state_of(c);
-	int r;
-
-	if (s == MC_STATE_HELD || s == MC_STATE_STOPPED)
-		return 0;
-	r = pause_end(c, mc_now_ns(), NULL);
-	if (r < 0 && c->qmp_dead)
-		end_qemu_gone(c);
-	c->due = mc_now_ns();
-	c->phase = s == MC_STATE_PROTECTED ? PHASE_EPOCHS : PHASE_DONE;
-	return 1;
-}
-
-/* The guest goes on elsewhere: this one must not run on. */
-static void stop_for_good(struct capture *c)
-{
-	uint64_t began;
-
-	if (pause_begin(c, false, &began) == 0)
-		atomic_store(&c->a->control->paused, 2);
-	c->phase = PHASE_HELD;
-}
-
 static void update_strikes(struct capture *c)
 {
 	uint32_t us = atomic_load(&c->a->config->interval_us);
@@ -265,7 +218,7 @@ static void overloaded(struct capture *c, int error, uint64_t interval)
 	}
 	switch (atomic_load(&c->a->config->overload)) {
 	case MC_OVERLOAD_HOLD:
-		(void)hold(c, MC_REASON_OVERLOAD, "too many epochs failed (on-overload hold)");
+		(void)held_hold(c, MC_REASON_OVERLOAD, "too many epochs failed (on-overload hold)");
 		break;
 	case MC_OVERLOAD_UNPROTECT:
 		atomic_store(&c->a->control->guest_end, MC_REASON_OVERLOAD);
@@ -323,7 +276,7 @@ static int epochs_phase(struct capture *c)
 	int r;
 
 	if (s == MC_STATE_STOPPED && atomic_load(&ctl->peer_taken)) {
-		stop_for_good(c);
+		held_stop_for_good(c);
 		return 0;
 	}
 	if (s != MC_STATE_SYNCING && s != MC_STATE_PROTECTED) {
@@ -338,7 +291,8 @@ static int epochs_phase(struct capture *c)
 	update_strikes(c);
 	if (c->running && atomic_load(&ctl->lease_until) < mc_now_ns() &&
 	    (s == MC_STATE_PROTECTED || atomic_load(&ctl->link) != MC_LINK_UP)) {
-		r = hold(c, MC_REASON_PEER_LOST, "the backup hasn't answered within the lease");
+		r = held_hold(c, MC_REASON_PEER_LOST,
+		              "the backup hasn't answered within the lease");
 		if (r < 0 && c->qmp_dead)
 			end_qemu_gone(c);
 		return 0;
@@ -347,7 +301,8 @@ static int epochs_phase(struct capture *c)
 		uint64_t now = mc_now_ns();
 
 		/* Without a timer nobody would look at the lease while no epoch can be taken. */
-		arm_timer(c, c->due > now ? c->due : now + mc_config_interval_ns(c->a->config));
+		capture_arm_timer(c, c->due > now ? c->due
+		                                  : now + mc_config_interval_ns(c->a->config));
 		return 0;
 	}
 	c->checkpoint_seen = atomic_load(&ctl->want_checkpoint);
@@ -378,7 +333,7 @@ static int capture_work(struct mc_worker *w, void *ctx)
 	case PHASE_EPOCHS:
 		return epochs_phase(c);
 	case PHASE_HELD:
-		return held_phase(c);
+		return held_step(c);
 	case PHASE_ENDING:
 		return end_step(c);
 	case PHASE_DONE:
@@ -415,6 +370,7 @@ static void capture_quit(struct mc_worker *w, void *ctx)
 	(void)w;
 	c->guard_source = sd_event_source_unref(c->guard_source);
 	c->qmp_source = sd_event_source_unref(c->qmp_source);
+	c->arbiter = mc_arbiter_free(c->arbiter);
 	/* Only the end of a protection lets QEMU go; a successor would use what is there. */
 	capture_detach(c, s == MC_STATE_ENDED || s == MC_STATE_STOPPED || s == MC_STATE_DEGRADED);
 	c->phase = PHASE_DONE;

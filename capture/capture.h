@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../ipc/arbiter.h"
 #include "../ipc/worker.h"
 #include "../qmp/vm.h"
 #include "guard.h"
@@ -85,9 +86,15 @@ struct capture {
 	unsigned rounds;
 	uint64_t cursor, round_pages, last_round;
 
+	struct mc_arbiter *arbiter; /* asked while HELD */
+	uint64_t ask_at;            /* ns: not before, after one that gave no answer */
+
 	/* hot-plug: sections of the first device state */
 	char *sections;
 };
+
+/* capture.c: wakes the loop at @at_ns (CLOCK_MONOTONIC). */
+void capture_arm_timer(struct capture *c, uint64_t at_ns);
 
 /* attach.c: QMP, tracking, mappings, control block. 0 or negative errno (logged, refusal set). */
 int capture_attach(struct capture *c);
@@ -129,6 +136,11 @@ void epoch_merge_aborted(struct capture *c);
 /* sections.c: compares the device sections of a state with the first one's; 1 when they differ. */
 int sections_changed(struct capture *c, const uint8_t *state, size_t len, char *what,
                      size_t what_len);
+
+/* held.c: the guest is paused and its peer unknown. */
+int held_hold(struct capture *c, enum mc_reason why, const char *text);
+int held_step(struct capture *c);
+void held_stop_for_good(struct capture *c); /* it goes on elsewhere */
 
 /* end.c */
 void end_qemu_gone(struct capture *c);

@@ -24,9 +24,13 @@ void mc_config_defaults(struct mc_config *c)
 	atomic_store(&c->abort_limit, 10);
 	atomic_store(&c->overload, MC_OVERLOAD_THROTTLE);
 	atomic_store(&c->stage_workers, 1);
+	atomic_store(&c->streams, 1);
+	atomic_store(&c->decoders, 1);
+	atomic_store(&c->arbiter_timeout_ms, 5000);
 	atomic_store(&c->zstd_level, -1);
 	atomic_store(&c->gate_limit, 125000000);
 	strcpy(c->transport, "tcp");
+	strcpy(c->arbiter, "none");
 }
 
 int mc_guest_name_check(const char *name)
@@ -75,6 +79,9 @@ static int check_numbers(const struct mc_config *c, char *why, size_t len)
 	        {"abort-limit", atomic_load(&c->abort_limit), 1, 1000000},
 	        {"on-overload", atomic_load(&c->overload), 0, MC_OVERLOAD_UNPROTECT},
 	        {"stage workers", atomic_load(&c->stage_workers), 1, MC_STAGES_MAX},
+	        {"streams", atomic_load(&c->streams), 1, MC_STREAMS_MAX},
+	        {"decoders", atomic_load(&c->decoders), 1, MC_DECODERS_MAX},
+	        {"arbiter-timeout (ms)", atomic_load(&c->arbiter_timeout_ms), 100, 600000},
 	        {"gate-limit (bytes)", atomic_load(&c->gate_limit), 65536, 1ULL << 40},
 	        {"side", c->side, MC_SIDE_PRIMARY, MC_SIDE_BACKUP},
 	        {"gate", c->gate, MC_GATE_NONE, MC_GATE_PLUG},
@@ -132,6 +139,7 @@ int mc_config_validate(const struct mc_config *c, char *why, size_t len)
 	CHECK_TEXT(c->peer);
 	CHECK_TEXT(c->transport);
 	CHECK_TEXT(c->accept);
+	CHECK_TEXT(c->arbiter);
 	CHECK_TEXT(c->rundir);
 	if (mc_guest_name_check(c->guest) < 0)
 		return bad(why, len, "the guest's name must be letters, digits, '.', '_', '-'");

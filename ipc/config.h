@@ -16,9 +16,11 @@
 
 #include "role.h"
 
-#define MC_NAME_MAX  64 /* guest name incl. NUL: [A-Za-z0-9][A-Za-z0-9._-]* */
-#define MC_PATH_MAX_ 108
-#define MC_NICS_MAX  8
+#define MC_NAME_MAX     64 /* guest name incl. NUL: [A-Za-z0-9][A-Za-z0-9._-]* */
+#define MC_PATH_MAX_    108
+#define MC_NICS_MAX     8
+#define MC_STREAMS_MAX  8
+#define MC_DECODERS_MAX 16
 
 /* Number (monotonic per guest, fsynced before use) and random id of who raised it. */
 struct mc_term {
@@ -67,6 +69,9 @@ struct mc_config {
 	_Atomic uint32_t abort_limit;        /* 10 */
 	_Atomic uint32_t overload;           /* enum mc_overload */
 	_Atomic uint32_t stage_workers;      /* 1..16: rings 0..n-1 get work */
+	_Atomic uint32_t streams;            /* primary: 1..8 connections that carry slabs */
+	_Atomic uint32_t decoders;           /* backup: 1..16 threads of restore that decode */
+	_Atomic uint32_t arbiter_timeout_ms; /* 5000 */
 	_Atomic int32_t zstd_level;          /* -10..19, default -1 */
 	_Atomic uint64_t gate_limit;         /* bytes held per NIC; default 125000000 */
 	_Atomic uint64_t max_bandwidth;      /* bytes/s of the first copy; 0: no limit */
@@ -84,6 +89,7 @@ struct mc_config {
 	char qmp[MC_PATH_MAX_];
 	char peer[256];            /* primary: "HOST:PORT", "[V6]:PORT" */
 	char transport[16];        /* "tcp", "rdma" or "auto" */
+	char arbiter[256];         /* "none" or "exec:COMMAND" (arbiter.h) */
 	char accept[1024];         /* comma separated device types of --accept */
 	char rundir[MC_PATH_MAX_]; /* where sockets of this supervisor live */
 	struct mc_nic nic[MC_NICS_MAX];

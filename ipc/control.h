@@ -58,7 +58,8 @@ enum mc_reason {
 	MC_REASON_STANDBY_LOST = 19, /* the standby QEMU died or restarted */
 	MC_REASON_GUEST_PANIC = 20,
 	MC_REASON_FOREIGN = 21, /* somebody else migrates or holds the guest */
-	MC_REASONS = 22,
+	MC_REASON_ARBITER = 22, /* the arbiter decided */
+	MC_REASONS = 23,
 };
 
 /* --- commit word of the backup -------------------------------------------------------- */
@@ -201,15 +202,14 @@ static inline enum mc_role mc_state_role(uint64_t word)
  *             SYNCING|PROTECTED -> HELD    capture (lease over, after an epoch was sent)
  *             HELD -> PROTECTED            transport (same instance is back)
  *             HELD -> DEGRADED|STOPPED     supervisor (resolved), transport (peer said END; taken
- * over) PROTECTED -> DEGRADED        transport (peer said END), capture (hot-plug, after END acked)
- *             PROTECTED -> STOPPED         transport (peer took over)
- *             any but STOPPED -> ENDED     transport (END acked), supervisor
- *   backup    NONE -> WAITING              supervisor
- *             WAITING -> SYNCING           transport (HELLO accepted)
- *             SYNCING -> WAITING           restore (first copy broke off; RAM emptied again)
- *             SYNCING -> PROTECTED         restore (first commit)
- *             PROTECTED -> TAKING_OVER     restore;  TAKING_OVER -> ACTIVE|STOPPED restore
- *             WAITING|SYNCING|PROTECTED -> ENDED|STOPPED  restore, supervisor
+ *                                          over), capture (arbiter)
+ *             PROTECTED -> DEGRADED        transport (peer said END), capture (hot-plug, after END
+ * acked) PROTECTED -> STOPPED         transport (peer took over) any but STOPPED -> ENDED transport
+ * (END acked), supervisor backup    NONE -> WAITING              supervisor WAITING -> SYNCING
+ * transport (HELLO accepted) SYNCING -> WAITING           restore (first copy broke off; RAM
+ * emptied again) SYNCING -> PROTECTED         restore (first commit) PROTECTED -> TAKING_OVER
+ * restore;  TAKING_OVER -> ACTIVE|STOPPED restore WAITING|SYNCING|PROTECTED -> ENDED|STOPPED
+ * restore, supervisor
  *
  * 0; -EPERM (not this role's); -ESTALE (not in @from any more).
  */

@@ -138,6 +138,7 @@ void restore_done(struct restore *r)
 {
 	r->timer = sd_event_source_disable_unref(r->timer);
 	r->qmp_source = sd_event_source_disable_unref(r->qmp_source);
+	r->arbiter = mc_arbiter_free(r->arbiter);
 	standby_detach(r);
 	r->decoder = decoder_free(r->decoder);
 }

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../ipc/arbiter.h"
 #include "../ipc/worker.h"
 #include "../qmp/vm.h"
 #include "decode.h"
@@ -38,6 +39,8 @@ struct restore {
 	bool loaded;       /* it has taken the device state in, but may be paused */
 	bool standby_gone; /* there is nothing to restore into: only END is answered */
 	bool ring_bad;     /* transport's ring can't be trusted: what is committed still can */
+	struct mc_arbiter *arbiter; /* asked whether we may take over */
+	uint64_t ask_at;            /* ns: not before, after one that gave no answer */
 	sd_event_source *timer, *qmp_source;
 };
 

@@ -20,7 +20,8 @@ static bool may_take(const struct mc_control *c)
 	return mc_commit_epoch(w) && !(w & MC_COMMIT_DISARMED);
 }
 
-uint64_t takeover_deadline(const struct restore *r)
+/* When silence, or a closed link, has lasted long enough. */
+static uint64_t peer_deadline(const struct restore *r)
 {
 	const struct mc_control *c = r->a->control;
 	uint64_t closed = atomic_load(&c->link_closed), at;
@@ -35,11 +36,19 @@ uint64_t takeover_deadline(const struct restore *r)
 	return at;
 }
 
+/* When to look again. */
+uint64_t takeover_deadline(const struct restore *r)
+{
+	if (r->arbiter)
+		return UINT64_MAX; /* its answer wakes us */
+	return mc_max_u64(peer_deadline(r), r->ask_at);
+}
+
 /* Why the standby must take over now; NONE: it need not. */
 static enum mc_reason trigger(const struct restore *r)
 {
 	const struct mc_control *c = r->a->control;
-	uint64_t end = atomic_load(&c->peer_end), deadline = takeover_deadline(r);
+	uint64_t end = atomic_load(&c->peer_end), deadline = peer_deadline(r);
 
 	if (died(end))
 		return (enum mc_reason)end;
@@ -93,6 +102,65 @@ static int go(struct restore *r)
 	return 1;
 }
 
+static void forget_question(struct restore *r)
+{
+	r->arbiter = mc_arbiter_free(r->arbiter);
+	r->ask_at = 0;
+}
+
+/* The other end may run the guest: this one never will. */
+static int lost(struct restore *r, enum mc_reason why)
+{
+	struct mc_control *c = r->a->control;
+
+	if (why == MC_REASON_FAILOVER && atomic_load(&c->link) == MC_LINK_UP) {
+		/* An operator's wish, while nothing is wrong: protection goes on. */
+		atomic_store(&c->want_takeover, 0);
+		mc_warn("the arbiter refuses the failover");
+		mc_worker_event(r->w, "arbiter", restore_committed(r),
+		                "the arbiter refuses the failover");
+		return 1;
+	}
+	end_standby(r, MC_REASON_ARBITER,
+	            "the arbiter decided that the guest stays where it was; start a new standby "
+	            "and run mcctl standby");
+	return 1;
+}
+
+/* 1: we may take over; 0: not yet, or never. */
+static int may_by_arbiter(struct restore *r, enum mc_reason why)
+{
+	const struct mc_control *c = r->a->control;
+	enum mc_verdict v;
+	int e;
+
+	if (!mc_arbiter_configured(r->a->config) || atomic_load(&c->commit) & MC_COMMIT_TAKEN)
+		return 1;
+	if (!r->arbiter) {
+		if (mc_now_ns() < r->ask_at)
+			return 0;
+		r->ask_at = mc_now_ns() + MC_NS_PER_S;
+		mc_info("asks the arbiter: %s", mc_reason_name(why));
+		e = mc_arbiter_ask(&r->arbiter, r->w->event, r->a->config, why,
+		                   atomic_load(&c->peer_term_number), restore_committed(r));
+		if (e < 0)
+			mc_log_errno(e, "the arbiter can't be asked");
+		return 0;
+	}
+	v = mc_arbiter_verdict(r->arbiter);
+	if (v == MC_VERDICT_PENDING)
+		return 0;
+	mc_worker_event(r->w, "arbiter", restore_committed(r), "the arbiter %s: %s",
+	                mc_arbiter_text(r->arbiter),
+	                v == MC_VERDICT_WON    ? "this end may run the guest"
+	                : v == MC_VERDICT_LOST ? "the other end may run the guest"
+	                                       : "it is asked again");
+	r->arbiter = mc_arbiter_free(r->arbiter);
+	if (v == MC_VERDICT_LOST)
+		(void)lost(r, why);
+	return v == MC_VERDICT_WON;
+}
+
 int takeover_step(struct restore *r)
 {
 	struct mc_control *c = r->a->control;
@@ -106,6 +174,8 @@ int takeover_step(struct restore *r)
 		return 0;
 	why = trigger(r);
 	if (why == MC_REASON_NONE)
+		forget_question(r); /* the peer is back: nothing is to be decided */
+	if (why == MC_REASON_NONE || !may_take(c) || !may_by_arbiter(r, why))
 		return 0;
 	atomic_store(&c->takeover_began, mc_now_ns());
 	e = mc_commit_take(c);

@@ -138,11 +138,13 @@ static int method_resolve(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (g->side != MC_SIDE_PRIMARY)
 		return bus_error(e, -EPERM, "guest %s: resolve is for the primary that is HELD",
 		                 g->name);
-	atomic_store(&g->arena.control->peer_taken, !promote);
+	if (!promote)
+		atomic_store(&g->arena.control->peer_taken, 1);
 	r = mc_state_move(g->arena.control, MC_SIDE_PRIMARY, MC_ROLE_SUPERVISOR, MC_STATE_HELD,
 	                  promote ? MC_STATE_DEGRADED : MC_STATE_STOPPED, MC_REASON_RESOLVED);
 	if (r < 0) {
-		atomic_store(&g->arena.control->peer_taken, 0);
+		if (!promote && guest_state(g) != MC_STATE_STOPPED)
+			atomic_store(&g->arena.control->peer_taken, 0);
 		return bus_error(e, -EPERM, "guest %s is %s, not HELD: there is nothing to resolve",
 		                 g->name, mc_state_name(guest_state(g)));
 	}

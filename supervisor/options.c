@@ -102,6 +102,17 @@ static int set_accept(struct request *rq, const struct option_def *d, const char
 	return 0;
 }
 
+static int set_arbiter(struct request *rq, const struct option_def *d, const char *v)
+{
+	(void)d;
+	if (strcmp(v, "none") != 0 && (strncmp(v, "exec:", 5) != 0 || !v[5]))
+		return -EINVAL;
+	if (strlen(v) >= sizeof(rq->cfg.arbiter))
+		return -EINVAL;
+	strcpy(rq->cfg.arbiter, v);
+	return 0;
+}
+
 static int set_choice(struct request *rq, const struct option_def *d, const char *v)
 {
 	if (strcmp(d->key, "gate") == 0) {
@@ -210,6 +221,9 @@ static const struct option_def options[] = {
          0, 0},
         {"on-overload", "throttle, hold or unprotect", true, false, set_choice, 0, 0, 0, 0, 0},
         {"on-host-shutdown", "failover or stop", false, false, set_choice, 0, 0, 0, 0, 0},
+        {"arbiter", "none or exec:COMMAND", false, false, set_arbiter, 0, 0, 0, 0, 0},
+        {"arbiter-timeout", "100..600000 milliseconds", false, false, set_number, 1, 100, 600000,
+         CFG(arbiter_timeout_ms), 'u'},
         {"interval", "1..60000 milliseconds", true, false, set_number, 1000, 1, 60000,
          CFG(interval_us), 'u'},
         {"max-in-flight", "1..8 epochs", true, false, set_number, 1, 1, 8, CFG(max_in_flight), 'u'},

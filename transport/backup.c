@@ -81,21 +81,51 @@ static bool known_primary(const struct transport *t, const struct mc_wire_header
 	       atomic_load(&c->peer_instance[1]) == th->h.instance[1];
 }
 
+/* Two that raised the same number without knowing of each other: neither can be believed. */
+static bool same_number(const struct mc_wire_header *h, uint64_t number, uint64_t id)
+{
+	return number && h->term == number && h->term_id != id;
+}
+
+static int refuse_conflict(struct transport *t, struct link *l, const struct mc_wire_header *h)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text),
+	         "term %llu was raised twice, with different ids: something else protects or ran "
+	         "this guest; find out which one is right, then start a new standby",
+	         (unsigned long long)h->term);
+	mc_worker_event(t->w, "conflict", 0, "%s", text);
+	return refuse(t, l, MC_REASON_CONFLICT, text);
+}
+
+static int check_term(struct transport *t, struct link *l, const struct mc_wire_header *h)
+{
+	const struct mc_term *known = &t->a->config->term;
+	const struct mc_control *c = t->a->control;
+	uint64_t peer = atomic_load(&c->peer_term_number);
+	char text[256];
+
+	if (same_number(h, known->number, known->id) ||
+	    same_number(h, peer, atomic_load(&c->peer_term_id)))
+		return refuse_conflict(t, l, h);
+	if (h->term > known->number && h->term >= peer)
+		return 0;
+	snprintf(text, sizeof(text),
+	         "term %llu of the primary isn't above term %llu, which this host knows; the guest "
+	         "was protected or taken over since",
+	         (unsigned long long)h->term, (unsigned long long)mc_max_u64(known->number, peer));
+	return refuse(t, l, MC_REASON_CONFLICT, text);
+}
+
 static int adopt_primary(struct transport *t, struct link *l, const struct mc_wire_header *h,
                          const struct mc_hello *th)
 {
 	struct mc_control *c = t->a->control;
-	char text[256];
+	int r = check_term(t, l, h);
 
-	if (h->term <= t->a->config->term.number) {
-		snprintf(text, sizeof(text),
-		         "term %llu of the primary isn't above term %llu, which this host knows; "
-		         "the "
-		         "guest was protected or taken over since",
-		         (unsigned long long)h->term,
-		         (unsigned long long)t->a->config->term.number);
-		return refuse(t, l, MC_REASON_CONFLICT, text);
-	}
+	if (r < 0)
+		return r;
 	atomic_store(&c->peer_term_number, h->term);
 	atomic_store(&c->peer_term_id, h->term_id);
 	atomic_store(&c->peer_instance[0], th->h.instance[0]);
@@ -125,9 +155,12 @@ static int check_hello(struct transport *t, struct link *l, const struct mc_wire
 		return -EAGAIN; /* the primary tries again */
 	if (transport_compare(t, th, why, sizeof(why)))
 		return refuse(t, l, MC_REASON_REFUSED, why);
+	if (s == MC_STATE_PROTECTED && known_primary(t, h, th))
+		return 0;
 	if (s == MC_STATE_PROTECTED)
-		return known_primary(t, h, th)
-		               ? 0
+		return same_number(h, atomic_load(&t->a->control->peer_term_number),
+		                   atomic_load(&t->a->control->peer_term_id))
+		               ? refuse_conflict(t, l, h)
 		               : refuse(t, l, MC_REASON_REFUSED,
 		                        "the standby is armed for another primary or instance; "
 		                        "unprotect there, or start a new standby");

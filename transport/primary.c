@@ -375,8 +375,11 @@ static int take_end(struct transport *t, const struct mc_wire_header *h, const v
 			mc_err("the backup %s refuses: %s", t->a->config->peer, text);
 		t->p.refused_logged = true;
 		if (transport_state(t) == MC_STATE_SYNCING && !primary_armed(t)) {
-			mc_worker_event(t->w, "refused", 0, "%s", text);
-			primary_stop_syncing(t, MC_REASON_REFUSED, text);
+			bool terms = reason == MC_REASON_CONFLICT;
+
+			mc_worker_event(t->w, terms ? "conflict" : "refused", 0, "%s", text);
+			primary_stop_syncing(t, terms ? MC_REASON_CONFLICT : MC_REASON_REFUSED,
+			                     text);
 		} else if (reason == MC_REASON_STANDBY_LOST) {
 			return standby_replaced(t);
 		}
