@@ -127,7 +127,6 @@ int sync_step(struct capture *c)
 		return r == -ENOSPC ? 0 : r;
 	}
 	atomic_fetch_add(&ctl->sync_slabs, pushed);
-	atomic_fetch_add(&ctl->sync_bytes, pages * MC_PAGE_SIZE);
 	mc_metric_add(mc_worker_metrics(c->w), MC_M_PAGES_TOTAL, pages);
 	clear_words(c, from, c->cursor);
 	c->round_open = c->cursor < c->a->bitmap_words;

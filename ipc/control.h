@@ -117,7 +117,6 @@ struct mc_control {
 	_Atomic uint64_t
 	        sync_slabs; /* slabs pushed in rounds of the first copy (epoch 0), so far */
 	_Atomic uint64_t sync_total;  /* bytes of the first copy, estimate; progress */
-	_Atomic uint64_t sync_bytes;  /* bytes of it captured so far */
 	_Atomic uint64_t armed_epoch; /* first real epoch of this protection; 0: still first copy */
 	_Atomic uint64_t capture_ready; /* 1: detached or finished: END may be sent */
 
@@ -128,6 +127,7 @@ struct mc_control {
 	        gate_error; /* negative errno as unsigned; capture aborts epochs while set */
 
 	/* --- written by transport --- */
+	_Atomic uint64_t sync_bytes;   /* primary: bytes of the first copy sent, before encoding */
 	_Atomic uint64_t link;         /* MC_LINK_* */
 	_Atomic uint64_t link_changed; /* ns of the last change */
 	_Atomic uint64_t link_closed;  /* ns when FIN/RST was seen; 0: link up, or only silence */

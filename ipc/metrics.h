@@ -42,9 +42,6 @@ enum mc_metric_kind {
 	X(PAGES_TOTAL, "pages_total", "pages", MC_COUNTER, MC_ROLE_CAPTURE)                        \
 	X(STATE_BYTES, "state_bytes", "bytes", MC_GAUGE, MC_ROLE_CAPTURE)                          \
 	X(GUEST_CLOCK_LAG, "guest_clock_lag", "ns", MC_COUNTER, MC_ROLE_CAPTURE)                   \
-	X(SLABS_HELD, "slabs", "1", MC_GAUGE, MC_ROLE_SUPERVISOR)                                  \
-	X(SLABS_USED, "slabs_used", "1", MC_GAUGE, MC_ROLE_SUPERVISOR)                             \
-	X(STRIKES, "strikes", "1", MC_GAUGE, MC_ROLE_SUPERVISOR)                                   \
 	X(ENCODED_PAGES, "encoded_pages", "pages", MC_COUNTER, MC_ROLE_STAGE0)                     \
 	X(ZERO_PAGES, "zero_pages", "pages", MC_COUNTER, MC_ROLE_STAGE0)                           \
 	X(DELTA_PAGES, "delta_pages", "pages", MC_COUNTER, MC_ROLE_STAGE0)                         \

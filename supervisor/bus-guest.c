@@ -291,6 +291,15 @@ uint64_t bus_guest_term(const struct guest *g)
 	                                                 : atomic_load(&c->peer_term_number);
 }
 
+/* What is left after the rounds of the first copy travels in the first epoch. */
+static uint64_t sync_done(const struct guest *g)
+{
+	const struct mc_control *c = g->arena.control;
+	uint64_t done = atomic_load(&c->sync_bytes), total = atomic_load(&c->sync_total);
+
+	return bus_guest_committed_epoch(g) ? mc_max_u64(done, total) : done;
+}
+
 static uint64_t number(const struct guest *g, const char *p)
 {
 	const struct mc_control *c = g->arena.control;
@@ -305,7 +314,7 @@ static uint64_t number(const struct guest *g, const char *p)
 	if (strcmp(p, "TookOver") == 0)
 		return atomic_load(&c->took_over);
 	if (strcmp(p, "SyncDone") == 0)
-		return atomic_load(&c->sync_bytes);
+		return sync_done(g);
 	if (strcmp(p, "SyncTotal") == 0)
 		return atomic_load(&c->sync_total);
 	if (strcmp(p, "PauseP50") == 0)
@@ -369,6 +378,23 @@ static int property_interval(sd_bus *bus, const char *path, const char *iface, c
 	                             atomic_load(&g->arena.config->interval_us) / 1000.0);
 }
 
+/* Bytes before encoding by bytes after it, over all stage workers; 0 when nothing was encoded. */
+static int property_ratio(sd_bus *bus, const char *path, const char *iface, const char *prop,
+                          sd_bus_message *reply, void *userdata, sd_bus_error *e)
+{
+	struct guest *g = userdata;
+	uint64_t in = 0, out = 0;
+
+	(void)bus, (void)path, (void)iface, (void)prop, (void)e;
+	for (unsigned i = 0; i < MC_STAGES_MAX; i++) {
+		const struct mc_metrics_block *m = &g->arena.metrics[mc_role_stage(i)];
+
+		in += mc_metric_get(m, MC_M_BYTES_IN);
+		out += mc_metric_get(m, MC_M_BYTES_OUT);
+	}
+	return sd_bus_message_append(reply, "d", out ? (double)in / (double)out : 0.0);
+}
+
 static int property_link(sd_bus *bus, const char *path, const char *iface, const char *prop,
                          sd_bus_message *reply, void *userdata, sd_bus_error *e)
 {
@@ -430,6 +456,7 @@ static const sd_bus_vtable guest_vtable[] = {
         NUMBER("Strikes"),
         NUMBER("Workers"),
         SD_BUS_PROPERTY("Interval", "d", property_interval, 0, 0),
+        SD_BUS_PROPERTY("Ratio", "d", property_ratio, 0, 0),
         SD_BUS_PROPERTY("Link", "b", property_link, 0, 0),
         SD_BUS_SIGNAL_WITH_ARGS("StateChanged", SD_BUS_ARGS("s", old, "s", now, "s", reason), 0),
         SD_BUS_SIGNAL_WITH_ARGS("Committed", SD_BUS_ARGS("t", epoch), 0),

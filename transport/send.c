@@ -19,6 +19,8 @@ void send_slab_sent(void *ctx, struct link *l, uint64_t cookie)
 		return;
 	}
 	/* A round of the first copy is over with the sending, as is an epoch that was dropped. */
+	if (m && !m->epoch)
+		atomic_fetch_add(&t->a->control->sync_bytes, m->raw);
 	(void)mc_pool_free(&t->a->slabs, cookie);
 	mc_arena_ring_all(t->a);
 }
