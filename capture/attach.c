@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "capture.h"
@@ -86,6 +87,8 @@ static int publish(struct capture *c)
 	}
 	if (first > c->a->bitmap_words * 64)
 		return refuse(c, -E2BIG, "the guest's RAM grew since it was examined");
+	atomic_store(&ctl->qemu_pid, (uint64_t)c->vm.pid);
+	atomic_store(&ctl->qemu_start, c->vm.start_time);
 	atomic_store(&ctl->blocks, c->vm.nblocks);
 	snprintf(ctl->description, sizeof(ctl->description), "%s", c->vm.description);
 	atomic_store_explicit(&ctl->attached, 1, memory_order_release);
@@ -159,6 +162,15 @@ static int runstate(struct capture *c)
 	return 0;
 }
 
+/* The QEMU that is protected, and not another one on its socket. */
+static bool same_qemu(const struct capture *c)
+{
+	const struct mc_control *ctl = c->a->control;
+
+	return atomic_load(&ctl->qemu_pid) == (uint64_t)c->vm.pid &&
+	       atomic_load(&ctl->qemu_start) == c->vm.start_time;
+}
+
 static int check_guest(struct capture *c)
 {
 	const struct mc_config *cfg = c->a->config;
@@ -167,6 +179,8 @@ static int check_guest(struct capture *c)
 
 	if (r < 0)
 		return refuse(c, r, why);
+	if (atomic_load(&c->a->control->attached) && !same_qemu(c))
+		return refuse(c, -ESTALE, "another QEMU answers on the guest's QMP socket");
 	for (uint32_t i = 0; i < cfg->nnics; i++) {
 		strncat(gated, i ? "," : "", sizeof(gated) - strlen(gated) - 1);
 		strncat(gated, cfg->nic[i].netdev, sizeof(gated) - strlen(gated) - 1);
@@ -181,22 +195,27 @@ int capture_attach(struct capture *c)
 	char why[512];
 	int r = connect_qmp(c);
 
+	(void)mc_fault(MC_FAULT_CAPTURE_QMP);
 	if (r == 0)
 		r = check_guest(c);
 	if (r == 0)
 		r = map_ram(c);
+	(void)mc_fault(MC_FAULT_CAPTURE_MAPPED);
 	if (r == 0)
 		r = publish(c);
+	(void)mc_fault(MC_FAULT_CAPTURE_PUBLISHED);
 	if (r == 0)
 		r = runstate(c);
 	if (r == 0)
 		r = set_up_state(c);
 	if (r < 0)
 		return r;
+	(void)mc_fault(MC_FAULT_CAPTURE_FDSET);
 	r = tracker_attach(&c->tracker, &c->vm, c->a, why, sizeof(why));
 	if (r < 0)
 		return refuse(c, r, why);
 	r = guard_start(&c->guard, qmp_fd(c->q), c->a->control);
+	(void)mc_fault(MC_FAULT_CAPTURE_GUARDED);
 	return r < 0 ? mc_log_errno(r, "can't fork the guard") : 0;
 }
 

@@ -9,6 +9,11 @@
 
 #include "../ipc/log.h"
 #include "../ipc/util.h"
+#include "../ipc/worker-bus.h"
+
+#define ATTACH_NS                                                                                  \
+	(30 * MC_NS_PER_S) /* a QMP command may take 2 s, a large guest has many answers */
+#define DETACH_NS (5 * MC_NS_PER_S)
 
 static enum mc_state state_of(const struct capture *c)
 {
@@ -76,6 +81,23 @@ static int refused(struct capture *c)
 	return 0;
 }
 
+/*
+ * A successor that can't attach: what it took over isn't refused.  It tries again, in a process of
+ * its own, unless QEMU went while nobody looked: by what reason nobody knows then, so that
+ * the backup goes on with it.
+ */
+static int not_attached_again(struct capture *c, int error)
+{
+	const struct mc_control *ctl = c->a->control;
+	pid_t pid = (pid_t)atomic_load(&ctl->qemu_pid);
+
+	if (mc_pid_start_time(pid) == atomic_load(&ctl->qemu_start))
+		return error;
+	mc_err("QEMU %d ended while no mc-capture ran", (int)pid);
+	end_qemu_gone(c);
+	return 0;
+}
+
 static bool not_pushed(void *ctx, mc_handle h)
 {
 	struct capture *c = ctx;
@@ -126,10 +148,13 @@ static int recover(struct capture *c)
 static int attach(struct capture *c)
 {
 	struct mc_control *ctl = c->a->control;
-	int r = capture_attach(c);
+	int r;
 
+	mc_worker_busy(c->w, ATTACH_NS);
+	r = capture_attach(c);
+	mc_worker_busy(c->w, 0);
 	if (r < 0)
-		return refused(c);
+		return atomic_load(&ctl->attached) ? not_attached_again(c, r) : refused(c);
 	r = watch_guard(c);
 	if (r >= 0)
 		r = sd_event_add_io(c->w->event, &c->qmp_source, qmp_fd(c->q), EPOLLIN, on_qmp, c);
@@ -368,6 +393,7 @@ static void capture_quit(struct mc_worker *w, void *ctx)
 	enum mc_state s = state_of(c);
 
 	(void)w;
+	mc_worker_busy(c->w, DETACH_NS);
 	c->guard_source = sd_event_source_unref(c->guard_source);
 	c->qmp_source = sd_event_source_unref(c->qmp_source);
 	c->arbiter = mc_arbiter_free(c->arbiter);

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/util.h"
 #include "capture.h"
 
@@ -130,6 +131,7 @@ int copy_pages(struct capture *c, const _Atomic uint64_t *bitmap, uint64_t *word
 			r = next_slab(c, epoch, in_pause);
 			if (r < 0)
 				return r;
+			(void)mc_fault(MC_FAULT_CAPTURE_SLAB);
 		}
 		*pages += need;
 		for (; bits; bits &= bits - 1)
@@ -196,6 +198,7 @@ int copy_list_push(struct capture *c, uint32_t seq)
 		if (r < 0)
 			return r;
 		mc_arena_ring(c->a, mc_role_stage(ring));
+		(void)mc_fault(MC_FAULT_CAPTURE_PUSHED_SOME);
 	}
 	copy_list_init(c);
 	return 0;

@@ -2,6 +2,7 @@
 /* How a protection ends: QEMU's end, and the operator's. */
 #include <errno.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "capture.h"
 
@@ -27,6 +28,19 @@ void end_qemu_gone(struct capture *c)
 	mc_arena_ring_all(c->a);
 }
 
+/* Nobody encodes or sends what is on its way: given up, as far as it is capture's to do. */
+static void abort_unsent(struct capture *c)
+{
+	struct mc_journal *j = &c->a->journal;
+	uint64_t last = atomic_load(&j->shm->last_begun), n = last > 8 ? last - 8 : 1;
+
+	while (n <= last && mc_journal_state(j, n) != MC_EPOCH_CAPTURED &&
+	       mc_journal_state(j, n) != MC_EPOCH_STAGED)
+		n++;
+	if (n <= last && mc_journal_abort_from(j, n, -ECANCELED) > 0)
+		mc_arena_ring_all(c->a);
+}
+
 static bool journal_settled(const struct capture *c)
 {
 	return mc_journal_in_flight(&c->a->journal) == 0;
@@ -38,10 +52,13 @@ int end_step(struct capture *c)
 	struct mc_control *ctl = c->a->control;
 
 	if (!atomic_load(&ctl->capture_ready)) {
+		if (atomic_load(&ctl->want_end) == MC_REASON_ERROR)
+			abort_unsent(c);
 		if (atomic_load(&ctl->armed_epoch) && !journal_settled(c))
 			return 0;
 		atomic_store_explicit(&ctl->capture_ready, 1, memory_order_release);
 		mc_arena_ring(c->a, MC_ROLE_TRANSPORT);
+		(void)mc_fault(MC_FAULT_CAPTURE_END);
 		return 1;
 	}
 	if (!atomic_load(&ctl->want_end) && !atomic_load(&ctl->guest_end)) {

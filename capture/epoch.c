@@ -35,6 +35,7 @@ void epoch_merge_aborted(struct capture *c)
 
 		if (s == MC_EPOCH_ABORTED) {
 			bitmap_or(c->a->bitmap[CARRY], b, words);
+			(void)mc_fault(MC_FAULT_CAPTURE_MERGED);
 			bitmap_or(c->a->bitmap[NOBASE], b, words);
 			if (c->base >= n)
 				c->base = atomic_load(&j->shm->last_committed);
@@ -69,7 +70,7 @@ static int prepare(struct capture *c, struct epoch *e)
 	if (!rec)
 		return -ESTALE;
 	atomic_store(&rec->base, c->base);
-	return mc_fault("capture.epoch.begun");
+	return mc_fault(MC_FAULT_CAPTURE_BEGUN);
 }
 
 /* Much to copy: scan in a short stop, copy while the guest runs; the pause takes only the rest. */
@@ -82,6 +83,8 @@ static int prescan(struct capture *c, struct epoch *e)
 	if (r < 0)
 		return r;
 	n = tracker_scan(&c->tracker, e->bitmap, NULL);
+	if (n >= 0 && mc_fault(MC_FAULT_CAPTURE_PRESCANNED) < 0)
+		n = -EIO;
 	x = pause_end(c, began, &took);
 	e->sum_ns += took;
 	e->longest_ns = mc_max_u64(e->longest_ns, took);
@@ -93,7 +96,7 @@ static int prescan(struct capture *c, struct epoch *e)
 	r = copy_pages(c, e->bitmap, &word, c->a->bitmap_words, e->n, false, UINT32_MAX, &pages);
 	e->pre_slabs = c->list.n;
 	e->pages += pages;
-	return r;
+	return r < 0 ? r : mc_fault(MC_FAULT_CAPTURE_PRECOPIED);
 }
 
 static int await_barrier(struct capture *c, struct epoch *e)
@@ -148,15 +151,20 @@ static int inside_pause(struct capture *c, struct epoch *e)
 	if (gated) {
 		atomic_store_explicit(&ctl->barrier_req, e->n, memory_order_release);
 		mc_arena_ring(c->a, MC_ROLE_NETGATE);
+		(void)mc_fault(MC_FAULT_CAPTURE_BARRIER);
 	}
 	n = tracker_scan(&c->tracker, e->bitmap, (_Atomic uint64_t *)c->prep.again);
 	t1 = mc_now_ns();
-	r = n < 0 ? (int)n : mc_fault("capture.epoch.scanned");
+	r = n < 0 ? (int)n : mc_fault(MC_FAULT_CAPTURE_SCANNED);
 	if (r == 0)
 		r = copy_final(c, e);
+	if (r == 0)
+		r = mc_fault(MC_FAULT_CAPTURE_COPIED);
 	t2 = mc_now_ns();
 	if (r == 0 && gated)
 		r = await_barrier(c, e);
+	if (r == 0)
+		r = mc_fault(MC_FAULT_CAPTURE_BARRIER_SET);
 	mc_metric_set(m, MC_M_LOG_DIRTY_TIME, t1 - t0);
 	mc_metric_set(m, MC_M_BITMAP_TIME, t1 - t0);
 	mc_metric_set(m, MC_M_RAM_COPY_TIME, t2 - t1);
@@ -169,6 +177,7 @@ static int inside_pause(struct capture *c, struct epoch *e)
 static int take_state(struct capture *c, struct epoch *e)
 {
 	off_t len;
+	int r;
 
 	if (c->saved < 0)
 		return c->saved;
@@ -177,7 +186,8 @@ static int take_state(struct capture *c, struct epoch *e)
 	if (len <= 0)
 		return -EIO;
 	e->state_bytes = (uint64_t)len;
-	return copy_state(c, e->n, e->state_bytes);
+	r = copy_state(c, e->n, e->state_bytes);
+	return r < 0 ? r : mc_fault(MC_FAULT_CAPTURE_STATE_COPIED);
 }
 
 static int pause_and_copy(struct capture *c, struct epoch *e)
@@ -289,13 +299,14 @@ static int hand_over(struct capture *c, struct epoch *e)
 	r = copy_list_push(c, 0);
 	if (r < 0)
 		return r;
-	r = mc_fault("capture.epoch.pushed");
+	r = mc_fault(MC_FAULT_CAPTURE_PUSHED);
 	if (r == 0)
 		r = mc_journal_move(j, e->n, MC_EPOCH_CAPTURING, MC_EPOCH_CAPTURED);
 	if (r < 0)
 		return r;
 	/* From here on the epoch's own bitmap answers for its pages. */
 	bitmap_clear(c->a->bitmap[CARRY], c->a->bitmap_words);
+	(void)mc_fault(MC_FAULT_CAPTURE_CARRY);
 	bitmap_clear(c->a->bitmap[NOBASE], c->a->bitmap_words);
 	c->base = e->n;
 	c->dirty_estimate = e->pages;

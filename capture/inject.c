@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/util.h"
 
 #define RED_ZONE     128
@@ -47,8 +48,9 @@ struct target {
 	int steps;
 };
 
-static void passed(struct target *t)
+static void passed(struct target *t, enum mc_fault_point p)
 {
+	(void)mc_fault(p);
 	if (t->step)
 		t->step(t->steps++);
 }
@@ -170,7 +172,7 @@ static int write_frame(struct target *t, struct frame *f, uint64_t *sp)
 	if (ptrace(PTRACE_GETREGSET, t->tid, NT_X86_XSTATE, &reg) < 0 ||
 	    ptrace(PTRACE_GETSIGMASK, t->tid, sizeof(mask), &mask) < 0)
 		return -errno;
-	passed(t);
+	passed(t, MC_FAULT_PTRACE_FRAME);
 	/* ptrace keeps the feature mask where the signal frame has its software bytes. */
 	memcpy(&features, xstate + XSAVE_SW, sizeof(features));
 	sw[0] = FP_MAGIC1;
@@ -207,12 +209,14 @@ static int to_syscall_stop(struct target *t)
 
 		if (ptrace(PTRACE_SYSCALL, t->tid, NULL, (void *)sig) < 0)
 			return -errno;
-		passed(t);
+		passed(t, MC_FAULT_PTRACE_CONTINUED);
 		r = wait_stop(t, &status);
 		if (r < 0)
 			return r;
-		if (WSTOPSIG(status) == (SIGTRAP | 0x80))
+		if (WSTOPSIG(status) == (SIGTRAP | 0x80)) {
+			(void)mc_fault(MC_FAULT_PTRACE_SYSCALL);
 			return 0;
+		}
 		sig = status >> 16 ? 0 : WSTOPSIG(status);
 	}
 	return -EBUSY;
@@ -227,14 +231,14 @@ static int run_call(struct target *t, long nr, const uint64_t arg[3], int64_t *r
 
 	if (ptrace(PTRACE_GETREGS, t->tid, NULL, &r) < 0)
 		return -errno;
-	passed(t);
+	passed(t, MC_FAULT_PTRACE_REGISTERS);
 	call = r;
 	undo_interruption(&r);
 	fill_frame(&f, &r);
 	e = write_frame(t, &f, &sp);
 	if (e < 0)
 		return e;
-	passed(t);
+	passed(t, MC_FAULT_PTRACE_WRITTEN);
 	call.rip = t->call;
 	call.rsp = sp;
 	call.rax = (uint64_t)nr;
@@ -243,7 +247,7 @@ static int run_call(struct target *t, long nr, const uint64_t arg[3], int64_t *r
 	call.eflags &= ~0x400ULL; /* direction flag clear, as the ABI has it */
 	if (ptrace(PTRACE_SETREGS, t->tid, NULL, &call) < 0)
 		return -errno;
-	passed(t);
+	passed(t, MC_FAULT_PTRACE_SET);
 	e = to_syscall_stop(t);
 	if (e == 0)
 		e = to_syscall_stop(t);
@@ -251,6 +255,7 @@ static int run_call(struct target *t, long nr, const uint64_t arg[3], int64_t *r
 		return e;
 	if (ptrace(PTRACE_GETREGS, t->tid, NULL, &call) < 0)
 		return -errno;
+	(void)mc_fault(MC_FAULT_PTRACE_RESULT);
 	*result = (int64_t)call.rax;
 	return 0;
 }
@@ -261,11 +266,12 @@ static int try_thread(struct target *t, long nr, const uint64_t arg[3], int64_t 
 
 	if (ptrace(PTRACE_SEIZE, t->tid, NULL, (void *)PTRACE_O_TRACESYSGOOD) < 0)
 		return -errno;
-	passed(t);
+	passed(t, MC_FAULT_PTRACE_SEIZED);
 	r = ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL) < 0 ? -errno : 0;
-	passed(t);
+	passed(t, MC_FAULT_PTRACE_INTERRUPTED);
 	if (r == 0)
 		r = wait_stop(t, &status);
+	(void)mc_fault(MC_FAULT_PTRACE_STOPPED);
 	if (r == 0 && WSTOPSIG(status) != SIGTRAP)
 		r = -EAGAIN; /* a signal came first: leave it to the thread */
 	if (r == 0)
@@ -275,7 +281,7 @@ static int try_thread(struct target *t, long nr, const uint64_t arg[3], int64_t 
 	           (void *)(long)(r == -EAGAIN ? WSTOPSIG(status) : 0)) < 0 &&
 	    r == 0)
 		r = -errno;
-	passed(t);
+	passed(t, MC_FAULT_PTRACE_DETACHED);
 	return r;
 }
 

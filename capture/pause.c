@@ -39,11 +39,16 @@ static void await_saved(struct capture *c)
 
 static int resume(struct capture *c)
 {
-	int r = qmp_send_raw(c->q, cont_cmd, sizeof(cont_cmd) - 1);
+	int r;
 
+	mc_worker_alive(c->w);
+	r = qmp_send_raw(c->q, cont_cmd, sizeof(cont_cmd) - 1);
+	(void)mc_fault(MC_FAULT_CAPTURE_CONT_SENT);
 	await_saved(c);
+	mc_worker_alive(c->w);
 	if (r == 0)
 		r = qmp_wait(c->q, mc_now_ns() + ANSWER_LIMIT);
+	(void)mc_fault(MC_FAULT_CAPTURE_RESUMED);
 	return lost(c, r);
 }
 
@@ -81,10 +86,12 @@ int pause_begin(struct capture *c, bool save, uint64_t *began)
 	bool was_running = false;
 	int r;
 
+	mc_worker_alive(c->w);
 	*began = mc_now_ns();
 	atomic_store(&ctl->pause_began, *began);
 	atomic_store(&ctl->paused, 1);
 	r = send_stop(c, save);
+	(void)mc_fault(MC_FAULT_CAPTURE_STOP_SENT);
 	if (r == 0)
 		r = await_stopped(c, &was_running);
 	if (r < 0 || !was_running) {
@@ -97,7 +104,7 @@ int pause_begin(struct capture *c, bool save, uint64_t *began)
 		c->running = false;
 		return -EAGAIN;
 	}
-	if (mc_fault("capture.pause.stopped") < 0) {
+	if (mc_fault(MC_FAULT_CAPTURE_STOPPED) < 0) {
 		(void)pause_end(c, *began, NULL);
 		return -EIO;
 	}

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "capture.h"
@@ -66,6 +67,7 @@ static int open_round(struct capture *c)
 	r = n < 0 ? (int)n : 0;
 	if (r == 0 && !c->rounds)
 		r = add_populated(c);
+	(void)mc_fault(MC_FAULT_CAPTURE_SYNC_SCANNED);
 	e = pause_end(c, began, NULL);
 	if (!c->rounds)
 		bitmap_clear(scratch, words);
@@ -74,6 +76,7 @@ static int open_round(struct capture *c)
 	c->round_pages = bitmap_count(c->a->bitmap[CARRY], words);
 	if (!c->rounds)
 		atomic_store(&ctl->sync_total, c->round_pages * MC_PAGE_SIZE);
+	(void)mc_fault(MC_FAULT_CAPTURE_SYNC_ROUND);
 	c->rounds++;
 	c->cursor = 0;
 	return 0;
@@ -119,8 +122,10 @@ int sync_step(struct capture *c)
 	r = copy_pages(c, c->a->bitmap[CARRY], &c->cursor, c->a->bitmap_words, 0, false,
 	               SLABS_A_STEP, &pages);
 	pushed = c->list.n;
+	(void)mc_fault(MC_FAULT_CAPTURE_SYNC_COPIED);
 	if (r == 0 && pushed)
 		r = copy_list_push(c, (uint32_t)atomic_load(&ctl->sync_slabs));
+	(void)mc_fault(MC_FAULT_CAPTURE_SYNC_PUSHED);
 	if (r < 0) {
 		c->cursor = from;
 		copy_list_free(c);
@@ -128,6 +133,7 @@ int sync_step(struct capture *c)
 	}
 	atomic_fetch_add(&ctl->sync_slabs, pushed);
 	mc_metric_add(mc_worker_metrics(c->w), MC_M_PAGES_TOTAL, pages);
+	(void)mc_fault(MC_FAULT_CAPTURE_SYNC_COUNTED);
 	clear_words(c, from, c->cursor);
 	c->round_open = c->cursor < c->a->bitmap_words;
 	return 1;

@@ -132,8 +132,10 @@ int tracker_attach(struct tracker *t, const struct vm_info *vm, struct mc_arena 
 	if (t->remote_fd < 0)
 		return t->remote_fd;
 	r = fetch(t, why, why_len);
+	(void)mc_fault(MC_FAULT_CAPTURE_FETCHED);
 	if (r == 0)
 		r = enable(t, why, why_len);
+	(void)mc_fault(MC_FAULT_CAPTURE_REGISTERED);
 	if (r == 0) {
 		snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vm->pid);
 		t->pagemap = open(path, O_RDONLY | O_CLOEXEC);
@@ -202,6 +204,7 @@ static int64_t take_vector(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic 
 	int64_t pages = 0;
 	size_t n = 0;
 
+	(void)mc_fault(MC_FAULT_CAPTURE_VECTOR);
 	for (; n < MC_VECTOR_REGIONS && v[n].end; n++) {
 		for (unsigned i = 0; i < t->vm->nblocks; i++) {
 			const struct vm_block *b = &t->vm->block[i];
@@ -219,6 +222,7 @@ static int64_t take_vector(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic 
 		}
 	}
 	atomic_thread_fence(memory_order_seq_cst);
+	(void)mc_fault(MC_FAULT_CAPTURE_VECTOR_TAKEN);
 	while (n-- > 0)
 		v[n] = (struct mc_region){0};
 	return pages;
@@ -268,7 +272,7 @@ int64_t tracker_scan(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64
 		if (n < 0)
 			return n;
 		pages += n;
-		if (mc_fault("capture.scan") < 0)
+		if (mc_fault(MC_FAULT_CAPTURE_SCAN) < 0)
 			return -EIO;
 	}
 	return pages;

@@ -428,6 +428,34 @@ int mc_arena_attach(struct mc_arena *a, int fd, const int *bells, unsigned nbell
 	return 0;
 }
 
+int mc_arena_take_place(struct mc_arena *a, int *ret)
+{
+	struct flock l = {.l_type = F_WRLCK, .l_start = a->role, .l_len = 1};
+	char path[40];
+	int fd;
+
+	/* The inherited description is the same in all processes: it would exclude nobody. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (fcntl(fd, F_OFD_SETLK, &l) < 0) {
+		int r = errno == EAGAIN || errno == EACCES ? -EBUSY : -errno;
+
+		close(fd);
+		return r;
+	}
+	*ret = fd;
+	return 0;
+}
+
+bool mc_arena_place_taken(const struct mc_arena *a, enum mc_role role)
+{
+	struct flock l = {.l_type = F_WRLCK, .l_start = role, .l_len = 1};
+
+	return fcntl(a->fd, F_OFD_GETLK, &l) == 0 && l.l_type != F_UNLCK;
+}
+
 void mc_arena_done(struct mc_arena *a)
 {
 	if (!a->map && !a->size && !a->params.slab_size)

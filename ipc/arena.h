@@ -30,7 +30,7 @@
 #include "shadow.h"
 
 #define MC_ARENA_MAGIC    0x616e657261636d31ULL
-#define MC_ABI_VERSION    1
+#define MC_ABI_VERSION    2
 #define MC_SLAB_DEFAULT   (5ULL << 20)
 #define MC_BITMAPS        10 /* one per epoch in flight (8) + carry + nobase */
 #define MC_VECTOR_REGIONS 4096
@@ -51,7 +51,8 @@ struct mc_proc {
 	_Atomic uint64_t start_time; /* field 22 of /proc/PID/stat */
 	_Atomic uint64_t starts;     /* times a process of this role attached */
 	_Atomic uint64_t heartbeat;  /* ns, raised whenever its loop turns */
-	char last_words[128];        /* last error it logged; NUL terminated */
+	_Atomic uint64_t busy_until; /* ns: it said that it won't turn before (mc_worker_busy()) */
+	char last_words[120];        /* last error it logged; NUL terminated */
 	char build[32];
 };
 
@@ -132,6 +133,14 @@ enum mc_arena_part {
 	MC_PARTS
 };
 bool mc_arena_part_ok(const struct mc_arena *a, enum mc_arena_part part);
+
+/*
+ * One process a role: takes the role's place, an OFD lock (fcntl(2)) that goes with the process,
+ * on a file description of our own (*fd, to be kept open).  -EBUSY: somebody has it.
+ */
+int mc_arena_take_place(struct mc_arena *a, int *fd);
+/* True when a process has the role's place. */
+bool mc_arena_place_taken(const struct mc_arena *a, enum mc_role role);
 
 /* Unmaps and closes. Accepts a zeroed or half-built struct. Does not unlink. */
 void mc_arena_done(struct mc_arena *a);

@@ -164,8 +164,8 @@ struct mc_control {
 	_Atomic uint64_t resolved; /* HELD: 1 promote (run unprotected), 2 demote (stay stopped) */
 
 	_Atomic uint64_t blocks; /* number of valid entries in block[] */
-	/* backup: the QEMU that block[] belongs to; written by restore before standby_ready */
-	_Atomic uint64_t standby_pid, standby_start;
+	/* the QEMU that block[] belongs to; written with it, by restore or capture */
+	_Atomic uint64_t qemu_pid, qemu_start;
 	uint8_t pad[48];
 	struct mc_block block[MC_BLOCKS_MAX];
 	/*
@@ -203,13 +203,17 @@ static inline enum mc_role mc_state_role(uint64_t word)
  *             HELD -> PROTECTED            transport (same instance is back)
  *             HELD -> DEGRADED|STOPPED     supervisor (resolved), transport (peer said END; taken
  *                                          over), capture (arbiter)
- *             PROTECTED -> DEGRADED        transport (peer said END), capture (hot-plug, after END
- * acked) PROTECTED -> STOPPED         transport (peer took over) any but STOPPED -> ENDED transport
- * (END acked), supervisor backup    NONE -> WAITING              supervisor WAITING -> SYNCING
- * transport (HELLO accepted) SYNCING -> WAITING           restore (first copy broke off; RAM
- * emptied again) SYNCING -> PROTECTED         restore (first commit) PROTECTED -> TAKING_OVER
- * restore;  TAKING_OVER -> ACTIVE|STOPPED restore WAITING|SYNCING|PROTECTED -> ENDED|STOPPED
- * restore, supervisor
+ *             PROTECTED -> DEGRADED        transport (peer said END), capture (END acked)
+ *             PROTECTED -> STOPPED         transport (peer took over)
+ *             any but STOPPED -> ENDED     transport (END acked), supervisor
+ *   backup    NONE -> WAITING              supervisor
+ *             WAITING -> SYNCING           transport (HELLO accepted)
+ *             SYNCING -> WAITING           restore (first copy broke off; RAM emptied again)
+ *             SYNCING -> PROTECTED         restore (first commit)
+ *             PROTECTED -> TAKING_OVER     restore
+ *             TAKING_OVER -> ACTIVE        restore
+ *             TAKING_OVER -> STOPPED       restore, supervisor
+ *             WAITING|SYNCING|PROTECTED -> ENDED|STOPPED  restore, supervisor
  *
  * 0; -EPERM (not this role's); -ESTALE (not in @from any more).
  */

@@ -1,24 +1,60 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Fault points for tests: MC_FAULT=name[:nth][:crash|stall|error] in the environment makes
- * the nth passage (default 1) of the named point kill the process (SIGKILL to itself),
- * stop it (SIGSTOP) or return -EIO.  Compiled in when MC_FAULTS is defined (test builds), a
- * constant 0 otherwise.
+ * Fault points for tests (`make FAULTS=1`; a constant 0 otherwise).  A point that is armed makes
+ * the process that passes it die (SIGKILL to itself), stop (SIGSTOP) or follow an error.
  *
- * Use:  r = mc_fault("capture.scan.after"); if (r < 0) return r;
+ *   name[:nth][:crash|stall|error]     a point of fault-points.h, its nth passage (1), how (crash)
+ *
+ * Armed by MC_FAULT in the supervisor's environment: the first incarnation of the process
+ * named has it, its successors run without.  Or, while a protection runs, by a file
+ * RUNTIME-DIR/fault.PROCESS (fault.capture, fault.stage, ...) with the same text, made by
+ * rename(2): the next process of that kind that passes any point takes it away and has it.
+ *
+ * Every process lists its points with --fault-points.
  */
 #ifndef MC_IPC_FAULT_H
 #define MC_IPC_FAULT_H
 
+#include <stdbool.h>
+
+#include "fault-points.h"
+#include "role.h"
+
 #ifdef MC_FAULTS
-/* 0, or -EIO when the point is armed with "error". */
-int mc_fault(const char *name);
+
+/*
+ * Who we are; before that no point is armed.  @first: no predecessor has run for this guest, the
+ * environment counts.  @dir: the runtime directory, "" or NULL: no files.
+ */
+void mc_fault_setup(enum mc_role role, enum mc_side side, bool first, const char *dir);
+
+/* Passes a point. 0, or -EIO when it is armed with "error". */
+int mc_fault(enum mc_fault_point p);
+
+/* Just before (@done false) or after a journal transition of this process. */
+void mc_fault_journal(enum mc_role role, enum mc_side side, int to, bool done);
+
+/* Prints the points of a role, a line each: name, side, when, "error" where it may be one. */
+void mc_fault_list(enum mc_role role);
+
 #else
-static inline int mc_fault(const char *name)
+
+static inline void mc_fault_setup(enum mc_role role, enum mc_side side, bool first, const char *dir)
 {
-	(void)name;
+	(void)role, (void)side, (void)first, (void)dir;
+}
+
+static inline int mc_fault(enum mc_fault_point p)
+{
+	(void)p;
 	return 0;
 }
+
+static inline void mc_fault_journal(enum mc_role role, enum mc_side side, int to, bool done)
+{
+	(void)role, (void)side, (void)to, (void)done;
+}
+
 #endif
 
 #endif

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "fault.h"
 #include "util.h"
 
 /* Bit set of roles; all stage workers share one bit. */
@@ -131,6 +132,7 @@ static int begin_from(struct mc_journal *j, uint64_t epoch, uint64_t old)
 {
 	struct mc_journal_record *r = slot(j, epoch);
 
+	mc_fault_journal(j->role, j->side, MC_EPOCH_CAPTURING, false);
 	/* FREE first: nobody reads the fields of a FREE record while they change. */
 	if (!atomic_compare_exchange_strong_explicit(&r->word, &old,
 	                                             make_word(epoch, MC_EPOCH_FREE),
@@ -140,6 +142,7 @@ static int begin_from(struct mc_journal *j, uint64_t epoch, uint64_t old)
 	atomic_store_explicit(&r->stamp[MC_EPOCH_CAPTURING], mc_now_ns(), memory_order_relaxed);
 	raise_to(&j->shm->last_begun, epoch);
 	atomic_store_explicit(&r->word, make_word(epoch, MC_EPOCH_CAPTURING), memory_order_release);
+	mc_fault_journal(j->role, j->side, MC_EPOCH_CAPTURING, true);
 	return 0;
 }
 
@@ -196,10 +199,12 @@ int mc_journal_move(struct mc_journal *j, uint64_t epoch, enum mc_epoch_state fr
 		return -EPERM;
 	if (load_word(r) != old)
 		return -ESTALE;
+	mc_fault_journal(j->role, j->side, to, false);
 	atomic_store_explicit(&r->stamp[to], mc_now_ns(), memory_order_relaxed);
 	if (!atomic_compare_exchange_strong_explicit(&r->word, &old, make_word(epoch, to),
 	                                             memory_order_acq_rel, memory_order_acquire))
 		return -ESTALE;
+	mc_fault_journal(j->role, j->side, to, true);
 	if (to == MC_EPOCH_COMMITTED)
 		raise_to(&j->shm->last_committed, epoch);
 	if (to == MC_EPOCH_RELEASED)

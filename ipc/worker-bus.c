@@ -42,6 +42,9 @@ uint64_t mc_pid_start_time(int pid)
 	buf[n] = '\0';
 	/* The name, field 2, may hold anything; what follows its last ')' is field 3. */
 	p = strrchr(buf, ')');
+	/* One that waits to be reaped isn't there any more. */
+	if (p && p[1] == ' ' && (p[2] == 'Z' || p[2] == 'X'))
+		return 0;
 	for (int field = 2; p && field < 22; field++)
 		p = strchr(p + 1, ' ');
 	return p ? strtoull(p + 1, NULL, 10) : 0;

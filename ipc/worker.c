@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 
+#include "fault.h"
 #include "log.h"
 #include "util.h"
 #include "worker-bus.h"
@@ -25,7 +26,7 @@ static int usage(const struct mc_worker_ops *ops)
 {
 	fprintf(stderr,
 	        "usage: %s --guest NAME [--index N] --arena-fd FD --bell-fd FD --control PATH"
-	        " [--debug]\n%s is started by mc-supervisor, not by hand.\n",
+	        " [--debug] | --version\n%s is started by mc-supervisor, not by hand.\n",
 	        ops->process, ops->process);
 	return -EINVAL;
 }
@@ -109,6 +110,10 @@ static int attach(struct mc_worker *w, const struct args *a)
 		mc_err("the arena belongs to guest '%s'", w->arena.config->guest);
 		r = -EINVAL;
 	}
+	if (r == 0)
+		r = mc_arena_take_place(&w->arena, &w->place_fd);
+	if (r == -EBUSY)
+		mc_info("another %s runs for this guest already", w->ops->process);
 	return r;
 }
 
@@ -116,10 +121,14 @@ static int attach(struct mc_worker *w, const struct args *a)
 static void sign_in(struct mc_worker *w)
 {
 	struct mc_proc *p = &w->arena.proc[w->role];
+	bool first;
 
 	atomic_store(&p->pid, (uint64_t)getpid());
 	atomic_store(&p->start_time, mc_pid_start_time((int)getpid()));
-	atomic_fetch_add(&p->starts, 1);
+	first = atomic_fetch_add(&p->starts, 1) == 0;
+	atomic_store(&p->busy_until, 0);
+	atomic_store(&p->heartbeat, mc_now_ns());
+	mc_fault_setup(w->role, w->arena.journal.side, first, w->arena.config->rundir);
 	snprintf(p->build, sizeof(p->build), "%s", mc_build_id());
 	p->last_words[0] = '\0';
 	mc_log_set_words(p->last_words, sizeof(p->last_words));
@@ -129,9 +138,10 @@ static int work_until_idle(struct mc_worker *w)
 {
 	int r;
 
-	do
+	do {
+		mc_worker_alive(w);
 		r = w->ops->work(w, w->ctx);
-	while (r > 0);
+	} while (r > 0);
 	return r;
 }
 
@@ -164,7 +174,6 @@ static int on_prepare(sd_event_source *s, void *userdata)
 
 	(void)s;
 	atomic_store_explicit(&p->bell.sleeping, 0, memory_order_relaxed);
-	atomic_store_explicit(&p->heartbeat, mc_now_ns(), memory_order_relaxed);
 	r = work_until_idle(w);
 	if (r == 0) {
 		mc_bell_sleep(&p->bell);
@@ -232,12 +241,32 @@ static void worker_done(struct mc_worker *w)
 	mc_arena_done(&w->arena);
 }
 
+/* What a process tells about itself without an arena. */
+static bool answer(int argc, char **argv, const struct mc_worker_ops *ops)
+{
+	if (argc != 2)
+		return false;
+	if (strcmp(argv[1], "--version") == 0) {
+		printf("%s %s abi %d\n", ops->process, mc_build_id(), MC_ABI_VERSION);
+		return true;
+	}
+#ifdef MC_FAULTS
+	if (strcmp(argv[1], "--fault-points") == 0) {
+		mc_fault_list(ops->role);
+		return true;
+	}
+#endif
+	return false;
+}
+
 int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *ctx)
 {
 	struct mc_worker w = {.ops = ops, .ctx = ctx};
 	struct args a;
 	int r;
 
+	if (answer(argc, argv, ops))
+		return 0;
 	mc_log_setup(ops->process, NULL, LOG_INFO);
 	if (parse_args(argc, argv, ops, &a) < 0)
 		return 2;
@@ -245,8 +274,9 @@ int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *
 	w.debug = a.debug;
 	w.role = ops->role == MC_ROLE_STAGE0 ? mc_role_stage(a.index) : ops->role;
 	mc_log_setup(ops->process, w.guest, a.debug ? LOG_DEBUG : LOG_INFO);
-	if (attach(&w, &a) < 0)
-		return 1;
+	r = attach(&w, &a);
+	if (r < 0)
+		return r == -EPROTONOSUPPORT ? MC_EXIT_ABI : r == -EBUSY ? MC_EXIT_BUSY : 1;
 	sign_in(&w);
 	r = set_up(&w, &a);
 	if (r >= 0)

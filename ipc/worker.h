@@ -7,6 +7,9 @@
  *
  *   mc-ROLE --guest NAME [--index N] --arena-fd 3 --bell-fd 4 --control PATH [--debug]
  *
+ * mc-ROLE --version prints "mc-ROLE BUILD abi N"; one that finds an arena of another ABI ends with
+ * exit status MC_EXIT_ABI before it touches anything.
+ *
  * fd 3 is the arena, fds 4 .. 4 + MC_ROLE_MAX - 1 the eventfds in role order.
  *
  * The worker connects to the supervisor's socket PATH and speaks D-Bus on it, peer to peer
@@ -34,6 +37,10 @@
 #include <systemd/sd-event.h>
 
 #include "arena.h"
+#include "util.h"
+
+#define MC_EXIT_ABI  3
+#define MC_EXIT_BUSY 4 /* another process has this place */
 
 struct mc_worker;
 
@@ -68,17 +75,37 @@ struct mc_worker {
 	char guest[MC_NAME_MAX];
 	bool debug;
 	struct mc_worker_bus *bus; /* control connection, private */
+	int place_fd;              /* mc_arena_take_place() */
 };
 
 /*
  * Runs a worker to its end; for main().  @ctx is given to every op.  Returns the process'
- * exit status: 0 ended as told, 1 error (logged), 2 usage.
+ * exit status: 0 ended as told, 1 error (logged), 2 usage,
+ * MC_EXIT_ABI, MC_EXIT_BUSY.
  */
 int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *ctx);
 
 /* Sends Event(id, text, epoch) to the supervisor if it is there; never blocks. */
 void mc_worker_event(struct mc_worker *w, const char *id, uint64_t epoch, const char *fmt, ...)
         __attribute__((format(printf, 4, 5)));
+
+/*
+ * Announces an operation that keeps the loop from turning for up to @ns nanoseconds from now;
+ * beyond that the process counts as hung and is killed.  0: done.  A loop that turns needs no
+ * announcement: its heartbeat is raised by every work().
+ */
+static inline void mc_worker_busy(struct mc_worker *w, uint64_t ns)
+{
+	struct mc_proc *p = &w->arena.proc[w->role];
+
+	atomic_store_explicit(&p->busy_until, ns ? mc_now_ns() + ns : 0, memory_order_relaxed);
+}
+
+/* Raises the heartbeat in the middle of a long work(). */
+static inline void mc_worker_alive(struct mc_worker *w)
+{
+	atomic_store_explicit(&w->arena.proc[w->role].heartbeat, mc_now_ns(), memory_order_relaxed);
+}
 
 /* Makes the loop end with exit status @status after the current callback. */
 void mc_worker_exit(struct mc_worker *w, int status);

@@ -93,9 +93,11 @@ static int follow_mode(struct netgate *g)
 
 	if (want == g->mode && g->shut_after_start)
 		return 0;
+	(void)mc_fault(MC_FAULT_NETGATE_MODE);
 	r = each_nic(g, one_mode, want);
 	if (r < 0)
 		return failed(g, r, "change its mode");
+	(void)mc_fault(MC_FAULT_NETGATE_MODE_SET);
 	g->mode = want;
 	g->shut_after_start = true;
 	return 1;
@@ -120,14 +122,17 @@ static int follow_barrier(struct netgate *g)
 
 	if (g->a->journal.side != MC_SIDE_PRIMARY || want <= load(&c->barrier_done))
 		return 0;
-	r = each_nic(g, one_barrier, want);
+	r = mc_fault(MC_FAULT_NETGATE_BARRIER);
+	if (r == 0)
+		r = each_nic(g, one_barrier, want);
 	if (r < 0)
 		return failed(g, r, "set a barrier");
 	g->barrier = want;
-	if (mc_fault("netgate.barrier") < 0)
+	if (mc_fault(MC_FAULT_NETGATE_BARRIER_SET) < 0)
 		return -EIO;
 	mc_metric_add(mc_worker_metrics(g->w), MC_M_BARRIERS, 1);
 	atomic_store_explicit(&c->barrier_done, want, memory_order_release);
+	(void)mc_fault(MC_FAULT_NETGATE_BARRIER_DONE);
 	mc_arena_ring(g->a, MC_ROLE_CAPTURE);
 	return 1;
 }
@@ -157,12 +162,15 @@ static int follow_commits(struct netgate *g)
 	lease = load(&c->lease_until);
 	if (g->nnics && now >= lease)
 		return 0; /* transport rings when the lease is renewed */
-	if (each_nic(g, one_release, committed) < 0)
+	if (mc_fault(MC_FAULT_NETGATE_RELEASE) < 0 || each_nic(g, one_release, committed) < 0)
 		return failed(g, -EIO, "release");
-	if (mc_fault("netgate.release") < 0)
+	if (mc_fault(MC_FAULT_NETGATE_RELEASE_SET) < 0)
 		return -EIO;
-	for (uint64_t n = committed > 8 ? committed - 8 : 1; n <= committed; n++)
-		note_release(g, n);
+	/* None may be left out: a record that stays COMMITTED blocks its slot. */
+	if (committed >= MC_JOURNAL_SLOTS && g->noted < committed - MC_JOURNAL_SLOTS)
+		g->noted = committed - MC_JOURNAL_SLOTS;
+	while (g->noted < committed)
+		note_release(g, ++g->noted);
 	g->released = committed;
 	mc_arena_ring(g->a, MC_ROLE_CAPTURE);
 	return 1;
@@ -230,6 +238,7 @@ static int netgate_start(struct mc_worker *w, void *ctx)
 		mc_arena_ring_all(g->a);
 		return 0;
 	}
+	(void)mc_fault(MC_FAULT_NETGATE_OPENED);
 	atomic_store(&g->a->control->gate_error, 0);
 	atomic_store_explicit(&g->a->control->gate_ready, 1, memory_order_release);
 	mc_arena_ring_all(g->a);

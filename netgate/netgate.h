@@ -20,6 +20,7 @@ struct netgate {
 	uint64_t limit;
 	uint64_t barrier;  /* newest one set */
 	uint64_t released; /* newest epoch released */
+	uint64_t noted;    /* records up to here were moved to RELEASED, by this process */
 };
 
 /* The mode that side, state and commit word ask for. */

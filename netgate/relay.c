@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "backend.h"
@@ -173,6 +174,7 @@ static int relay_release(struct gate_nic *n, uint64_t epoch)
 		if (f.epoch > r->released || f.epoch == EPOCH_OPEN)
 			mc_metric_add(r->m, MC_M_LEAKS, 1);
 		send_out(r, f.data, f.len);
+		(void)mc_fault(MC_FAULT_NETGATE_RELEASED_ONE);
 		held_metrics(r, -1, -(int64_t)f.len);
 		queue_pop(&r->held);
 	}

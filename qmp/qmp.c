@@ -45,6 +45,11 @@ struct qmp {
 	int answer;       /* of the waiting command */
 	json_t **returns; /* where its value goes; NULL: not wanted */
 	char error[512];
+	/*
+	 * id of our first command.  QEMU may still have to answer what a client before us asked
+	 * (it died waiting), and tells us: everything before this id isn't ours.
+	 */
+	char first[48];
 };
 
 int qmp_fd(const struct qmp *q)
@@ -158,6 +163,20 @@ static int take_greeting(struct qmp *q, const struct qmp_span *value)
 	return 0;
 }
 
+/* True: an answer that the client before us was to get. */
+static bool is_strangers(const struct qmp *q, const char *line, size_t len)
+{
+	struct qmp_span msg = {line, len}, id;
+	char text[sizeof(q->first)];
+
+	if (!q->first[0])
+		return false;
+	if (qmp_scan_find(&msg, "id", &id) < 0)
+		return true;
+	qmp_scan_text(&id, text, sizeof(text));
+	return strcmp(text, q->first) != 0;
+}
+
 static int take_line(struct qmp *q, const char *line, size_t len)
 {
 	enum qmp_kind kind = QMP_KIND_GREETING;
@@ -176,7 +195,7 @@ static int take_line(struct qmp *q, const char *line, size_t len)
 		return deliver_event(q, line, len);
 	case QMP_KIND_RETURN:
 	case QMP_KIND_ERROR:
-		return take_answer(q, kind, &value);
+		return is_strangers(q, line, len) ? 0 : take_answer(q, kind, &value);
 	default:
 		return -EBADMSG;
 	}
@@ -459,9 +478,8 @@ int qmp_command(struct qmp *q, const char *name, json_t *args, unsigned timeout_
 int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
 {
 	/* With oob QEMU reads on while it executes a command, and doesn't begin to read then. */
-	static const char plain[] = "{\"execute\":\"qmp_capabilities\"}\n",
-	                  oob[] = "{\"execute\":\"qmp_capabilities\",\"arguments\":"
-	                          "{\"enable\":[\"oob\"]}}\n";
+	static const char oob[] = ",\"arguments\":{\"enable\":[\"oob\"]}";
+	char capabilities[160];
 	uint64_t deadline = mc_now_ns() + timeout_ms * MC_NS_PER_MS;
 	mc_cleanup(qmp_freep) struct qmp *q = calloc(1, sizeof(*q));
 	int r;
@@ -482,8 +500,13 @@ int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
 		/* A peer that hangs up before its greeting doesn't speak QMP. */
 		return r == -ETIMEDOUT ? -EBUSY : r == -ECONNRESET ? -EBADMSG : r;
 	}
-	r = run_text(q, q->has_oob ? oob : plain, q->has_oob ? sizeof(oob) - 1 : sizeof(plain) - 1,
-	             -1, deadline, NULL);
+	snprintf(q->first, sizeof(q->first), "mc-%d-%llu", (int)getpid(),
+	         (unsigned long long)mc_now_ns());
+	snprintf(capabilities, sizeof(capabilities),
+	         "{\"execute\":\"qmp_capabilities\",\"id\":\"%s\"%s}\n", q->first,
+	         q->has_oob ? oob : "");
+	r = run_text(q, capabilities, strlen(capabilities), -1, deadline, NULL);
+	q->first[0] = '\0';
 	if (r < 0)
 		return r == -EREMOTEIO ? -EBADMSG : r;
 	*ret = mc_take_ptr(q);

@@ -60,6 +60,26 @@ static inline void hear(int fd, const char *want)
 	}
 }
 
+/* Answers qmp_capabilities with @answer, a JSON object whose id is filled in. */
+static inline void negotiate(int fd, const char *answer)
+{
+	char buf[4096], text[512];
+	size_t n = 0;
+	char *id;
+
+	do {
+		if (n + 1 == sizeof(buf) || read(fd, buf + n, 1) != 1)
+			_exit(4);
+	} while (buf[n++] != '\n');
+	buf[n] = '\0';
+	id = strstr(buf, "\"id\":");
+	if (!strstr(buf, "qmp_capabilities") || !id)
+		_exit(5);
+	id[strlen("\"id\":\"") + strcspn(id + strlen("\"id\":\""), "\"") + 1] = '\0';
+	snprintf(text, sizeof(text), "{%s, %s}\r\n", answer, id);
+	say(fd, text);
+}
+
 static inline void hear_eof(int fd)
 {
 	char c;
@@ -71,8 +91,7 @@ static inline void hear_eof(int fd)
 static inline void welcome(int fd)
 {
 	say(fd, GREETING);
-	hear(fd, "qmp_capabilities");
-	say(fd, "{\"return\": {}}\r\n");
+	negotiate(fd, "\"return\": {}");
 }
 
 static inline int listen_at(const char *path)

@@ -90,8 +90,7 @@ static void script_answer_first(int fd)
 static void script_no_capabilities(int fd)
 {
 	say(fd, GREETING);
-	hear(fd, "qmp_capabilities");
-	say(fd, "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"no\"}}\r\n");
+	negotiate(fd, "\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"no\"}");
 	hear_eof(fd);
 }
 
@@ -109,6 +108,33 @@ static void test_connect_not_qmp(void **state)
 		assert_null(q);
 		peer_end(&p);
 	}
+}
+
+/* QEMU finishes what a dead client asked and tells whoever came after it. */
+static void script_answers_of_another(int fd)
+{
+	say(fd, GREETING);
+	say(fd, "{\"return\": {\"of\": 1}}\r\n{\"return\": 1, \"id\": \"mc-1-1\"}\r\n");
+	say(fd, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"theirs\"}}\r\n");
+	negotiate(fd, "\"return\": {}");
+	hear(fd, "ours");
+	say(fd, "{\"return\": 7}\r\n");
+	hear_eof(fd);
+}
+
+static void test_answers_of_another(void **state)
+{
+	struct events e;
+	struct peer p;
+	struct qmp *q = connected(&p, script_answers_of_another, &e);
+	json_t *v = NULL;
+
+	(void)state;
+	assert_int_equal(qmp_command(q, "ours", NULL, LONG, &v), 0);
+	assert_int_equal(json_integer_value(v), 7);
+	json_decref(v);
+	qmp_free(q);
+	peer_end(&p);
 }
 
 /* --- commands ------------------------------------------------------------------------- */
@@ -458,17 +484,12 @@ static void test_begin(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_connect_nobody),
-	        cmocka_unit_test(test_connect_in_use),
-	        cmocka_unit_test(test_connect_not_qmp),
-	        cmocka_unit_test(test_events_between),
-	        cmocka_unit_test(test_errors),
-	        cmocka_unit_test(test_late_answer),
-	        cmocka_unit_test(test_raw),
-	        cmocka_unit_test(test_raw_running),
-	        cmocka_unit_test(test_raw_lines),
-	        cmocka_unit_test(test_raw_dispatch),
-	        cmocka_unit_test(test_begin),
+	        cmocka_unit_test(test_connect_nobody),  cmocka_unit_test(test_connect_in_use),
+	        cmocka_unit_test(test_connect_not_qmp), cmocka_unit_test(test_answers_of_another),
+	        cmocka_unit_test(test_events_between),  cmocka_unit_test(test_errors),
+	        cmocka_unit_test(test_late_answer),     cmocka_unit_test(test_raw),
+	        cmocka_unit_test(test_raw_running),     cmocka_unit_test(test_raw_lines),
+	        cmocka_unit_test(test_raw_dispatch),    cmocka_unit_test(test_begin),
 	        cmocka_unit_test(test_command_fd),
 	};
 

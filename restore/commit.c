@@ -79,8 +79,10 @@ static bool apply_if_of(void *ctx, mc_handle h)
 	struct visit *v = ctx;
 	struct mc_slab_meta *m = mc_pool_meta(&v->r->a->slabs, h);
 
-	if (m && m->kind != MC_KIND_ENCODED && m->epoch == v->epoch && v->error == 0)
+	if (m && m->kind != MC_KIND_ENCODED && m->epoch == v->epoch && v->error == 0) {
 		v->error = slab_apply(v->r, h);
+		(void)mc_fault(MC_FAULT_RESTORE_APPLIED_SLAB);
+	}
 	return false;
 }
 
@@ -114,6 +116,7 @@ static int apply(struct restore *r, uint64_t epoch)
 		            "more, start a new one");
 		return v.error;
 	}
+	(void)mc_fault(MC_FAULT_RESTORE_APPLIED);
 	atomic_store_explicit(&ctl->applied, epoch, memory_order_release);
 	(void)mc_journal_move(&r->a->journal, epoch, MC_EPOCH_COMMITTED, MC_EPOCH_RELEASED);
 	(void)mc_pool_reclaim(&r->a->slabs, free_if_done, &v);
@@ -159,20 +162,21 @@ static int commit(struct restore *r, uint64_t epoch)
 	int e = move_staged(r, epoch);
 
 	if (e == 0)
-		e = mc_fault("restore.staged");
+		e = mc_fault(MC_FAULT_RESTORE_COMMIT);
 	if (e == 0)
 		e = mc_commit_advance(ctl, atomic_load(&ctl->peer_term_number), epoch);
 	if (e < 0)
 		return refuse_epoch(r, epoch, e, "it can't be committed");
+	(void)mc_fault(MC_FAULT_RESTORE_COMMIT_SET);
 	(void)mc_journal_move(&r->a->journal, epoch, MC_EPOCH_STAGED, MC_EPOCH_COMMITTED);
 	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);
-	e = mc_fault("restore.committed");
-	if (e < 0)
-		return e;
-	if (first)
+	if (first) {
+		(void)mc_fault(MC_FAULT_RESTORE_FIRST);
 		first_commit(r);
+	}
 	forget_assembly(r);
 	drop_some(r, slabs);
+	(void)mc_fault(MC_FAULT_RESTORE_DROPPED);
 	if (apply(r, epoch) < 0)
 		return 1;
 	mc_metric_add(mc_worker_metrics(r->w), MC_M_COMMITS, 1);
@@ -232,6 +236,10 @@ static int next_slab(struct restore *r, uint64_t epoch, uint32_t slabs, mc_handl
 	if (m->seq != as->n || m->seq >= slabs)
 		return refuse_epoch(r, epoch, -EBADMSG, "its slabs are out of order");
 	e = slab_decode(r, h, &as->slab[as->n], &is_state);
+	if (e == 0 && mc_fault(MC_FAULT_RESTORE_DECODED) < 0) {
+		slab_free(r, as->slab[as->n]);
+		e = -EIO;
+	}
 	if (e < 0)
 		return refuse_epoch(r, epoch, e, "a slab can't be decoded");
 	as->n++;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* How a protection ends on the backup: by the primary's word, or with the standby. */
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "restore.h"
@@ -47,7 +48,9 @@ int end_step(struct restore *r)
 		return 0;
 	if (mc_commit_disarm(c) < 0)
 		return 0; /* taken over already */
+	(void)mc_fault(MC_FAULT_RESTORE_DISARMED);
 	end_with(r, MC_STATE_ENDED, why < MC_REASONS ? (enum mc_reason)why : MC_REASON_UNPROTECT);
+	(void)mc_fault(MC_FAULT_RESTORE_ENDED);
 	commit_drop_all(r);
 	atomic_store_explicit(&c->disarm_done, 1, memory_order_release);
 	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "restore.h"
@@ -146,9 +147,11 @@ int standby_go(struct restore *r, const void *state, size_t len)
 		return mc_log_errno(fd, "device state file");
 	e = qmp_command_fd(r->q, "getfd", json_pack("{s:s}", "fdname", "mc-state"), fd, COMMAND_MS,
 	                   NULL);
+	(void)mc_fault(MC_FAULT_RESTORE_GIVEN);
 	if (e == 0)
 		e = qmp_command(r->q, "migrate-incoming", json_pack("{s:s}", "uri", "fd:mc-state"),
 		                COMMAND_MS, NULL);
+	(void)mc_fault(MC_FAULT_RESTORE_LOADING);
 	if (e == -EREMOTEIO) {
 		mc_warn("the standby doesn't take the device state: %s", qmp_error(r->q));
 		/* Because a predecessor gave it already, perhaps. */

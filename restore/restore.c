@@ -10,6 +10,8 @@
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 
+#define ATTACH_NS (60 * MC_NS_PER_S) /* emptying much RAM takes its time */
+
 static int on_timer(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	(void)s;
@@ -91,7 +93,9 @@ static int attach(struct restore *r)
 		r->standby_gone = true;
 		return 0;
 	}
+	mc_worker_busy(r->w, ATTACH_NS);
 	e = standby_attach(r);
+	mc_worker_busy(r->w, 0);
 	if (e == 0)
 		e = decoder_new(&r->decoder, r->a->slabs.unit);
 	if (e == 0)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/util.h"
 #include "restore.h"
 
@@ -145,6 +146,7 @@ int slab_apply(struct restore *r, mc_handle h)
 		    p.offset >= r->block_size[p.block])
 			return -EBADMSG;
 		(void)slab_put_page(r, p.block, p.offset, zero ? NULL : data + at);
+		(void)mc_fault(MC_FAULT_RESTORE_APPLY);
 		at += zero ? 0 : MC_PAGE_SIZE;
 	}
 	return at == m.used ? 0 : -EBADMSG;

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "restore.h"
@@ -129,8 +130,8 @@ static bool same_standby(const struct restore *r)
 	const struct mc_control *c = r->a->control;
 
 	if (atomic_load(&c->blocks) != r->vm.nblocks ||
-	    atomic_load(&c->standby_pid) != (uint64_t)r->vm.pid ||
-	    atomic_load(&c->standby_start) != r->vm.start_time)
+	    atomic_load(&c->qemu_pid) != (uint64_t)r->vm.pid ||
+	    atomic_load(&c->qemu_start) != r->vm.start_time)
 		return false;
 	for (unsigned i = 0; i < r->vm.nblocks; i++)
 		if (c->block[i].ino != r->vm.block[i].ino ||
@@ -158,8 +159,8 @@ static void publish(struct restore *r)
 		m->ino = b->ino;
 		first += MC_ALIGN_UP(b->size / MC_PAGE_SIZE, 64);
 	}
-	atomic_store(&c->standby_pid, (uint64_t)r->vm.pid);
-	atomic_store(&c->standby_start, r->vm.start_time);
+	atomic_store(&c->qemu_pid, (uint64_t)r->vm.pid);
+	atomic_store(&c->qemu_start, r->vm.start_time);
 	snprintf(c->description, sizeof(c->description), "%s", r->vm.description);
 	atomic_store_explicit(&c->blocks, r->vm.nblocks, memory_order_release);
 }
@@ -193,13 +194,16 @@ int standby_attach(struct restore *r)
 		e = map_ram(r);
 	if (e < 0)
 		return e;
+	(void)mc_fault(MC_FAULT_RESTORE_MAPPED);
 	if (atomic_load(&c->standby_ready))
 		return same_standby(r) ? 0
 		                       : refuse(r, -ESTALE,
 		                                "the standby was restarted meanwhile; its RAM is "
 		                                "empty and it can't take over");
 	publish(r);
+	(void)mc_fault(MC_FAULT_RESTORE_PUBLISHED);
 	e = standby_empty(r);
+	(void)mc_fault(MC_FAULT_RESTORE_EMPTIED);
 	if (e == 0)
 		atomic_store_explicit(&c->standby_ready, 1, memory_order_release);
 	mc_arena_ring_all(r->a);

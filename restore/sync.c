@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "restore.h"
@@ -40,7 +41,9 @@ int sync_slab(struct restore *r, mc_handle h, const struct mc_slab_meta *m)
 	if (e < 0) {
 		damaged(r, e);
 	} else {
+		(void)mc_fault(MC_FAULT_RESTORE_SYNC_APPLIED);
 		atomic_store_explicit(&c->sync_applied, applied + 1, memory_order_release);
+		(void)mc_fault(MC_FAULT_RESTORE_SYNC_COUNTED);
 		mc_metric_add(mc_worker_metrics(r->w), MC_M_DECODED_PAGES, v.h.pages);
 	}
 	commit_drop_first(r, h);

@@ -8,6 +8,8 @@
 #include "../ipc/util.h"
 #include "restore.h"
 
+#define LOAD_NS (15 * MC_NS_PER_S) /* QEMU's time limits in load.c, added up */
+
 static bool died(uint64_t reason)
 {
 	return reason == MC_REASON_GUEST_DIED || reason == MC_REASON_HOST_SIGNAL;
@@ -86,9 +88,12 @@ static int go(struct restore *r)
 	if (!m || m->used > mc_copyset_state_max(r->a->slabs.unit) ||
 	    atomic_load(&c->applied) != epoch)
 		return fail(r, -ENODATA);
+	mc_worker_busy(r->w, LOAD_NS);
 	e = standby_go(r, mc_pool_data(&r->a->slabs, h), m->used);
+	mc_worker_busy(r->w, 0);
 	if (e < 0)
 		return fail(r, e);
+	(void)mc_fault(MC_FAULT_RESTORE_RUNNING);
 	atomic_store_explicit(&c->took_over, mc_now_ns(), memory_order_release);
 	(void)mc_state_move(c, MC_SIDE_BACKUP, MC_ROLE_RESTORE, MC_STATE_TAKING_OVER,
 	                    MC_STATE_ACTIVE, why);
@@ -181,12 +186,12 @@ int takeover_step(struct restore *r)
 	e = mc_commit_take(c);
 	if (e < 0 && e != -EALREADY)
 		return 0; /* disarmed, or nothing committed: refused */
-	if (mc_fault("restore.taken") < 0)
-		return -EIO;
+	(void)mc_fault(MC_FAULT_RESTORE_TAKEN);
 	e = mc_state_move(c, MC_SIDE_BACKUP, MC_ROLE_RESTORE, MC_STATE_PROTECTED,
 	                  MC_STATE_TAKING_OVER, why);
 	if (e < 0)
 		return 0; /* the supervisor ended it meanwhile */
+	(void)mc_fault(MC_FAULT_RESTORE_TAKING);
 	mc_arena_ring_all(r->a);
 	mc_warn("takes over: %s", mc_reason_name(why));
 	return 1;

@@ -28,7 +28,7 @@ static void test_attach(void **state)
 	assert_int_equal(atomic_load(&c->blocks), 1);
 	assert_string_equal(c->block[0].name, "ram");
 	assert_int_equal(c->block[0].size, RAM_SIZE);
-	assert_int_equal(atomic_load(&c->standby_pid), w->qemu.pid);
+	assert_int_equal(atomic_load(&c->qemu_pid), w->qemu.pid);
 	assert_non_null(strstr(c->description, "Machine pc-q35"));
 	assert_int_equal(word(w), 0);
 	world_end(w);

@@ -9,6 +9,7 @@
 #include <xxhash.h>
 #include <zstd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/util.h"
 
 struct encoder {
@@ -104,7 +105,9 @@ static void encode_page(struct encoder *e, const struct encode_job *job,
 	e->len += MC_PAGE_SIZE;
 	if (shadow) {
 		mc_shadow_begin_write(entry);
-		memcpy(shadow, page, MC_PAGE_SIZE);
+		memcpy(shadow, page, MC_PAGE_SIZE / 2);
+		(void)mc_fault(MC_FAULT_STAGE_SHADOW);
+		memcpy(shadow + MC_PAGE_SIZE / 2, page + MC_PAGE_SIZE / 2, MC_PAGE_SIZE / 2);
 		mc_shadow_close(job->shadow, entry, job->meta->epoch);
 	}
 }

@@ -51,6 +51,7 @@ static void finish_raw(struct stage *s, mc_handle raw)
 	struct mc_slab_meta *m = mc_pool_meta(&s->a->slabs, raw);
 
 	mc_ring_advance(&s->in, 1);
+	(void)mc_fault(MC_FAULT_STAGE_ADVANCED);
 	if (!m)
 		return;
 	if (m->desc && mc_pool_claim(&s->a->descs, m->desc, MC_ROLE_CAPTURE) == 0)
@@ -89,6 +90,12 @@ static void count(struct stage *s, const struct encode_stats *st, const struct m
 	mc_metric_add(m, MC_M_ENCODE_TIME, ns);
 }
 
+/* ns that encoding may take at most, generously: zstd's highest levels make 2 MB/s. */
+static uint64_t encode_limit(uint64_t bytes, int level)
+{
+	return (bytes >> 20) * (level > 9 ? 2000 : 100) * MC_NS_PER_MS;
+}
+
 /* Encodes @raw into @out. Length or negative errno. */
 static int64_t encode(struct stage *s, mc_handle raw, const struct mc_slab_meta *meta,
                       uint64_t base, void *out)
@@ -105,6 +112,7 @@ static int64_t encode(struct stage *s, mc_handle raw, const struct mc_slab_meta 
 	uint64_t t = mc_now_ns();
 	int64_t n;
 
+	mc_worker_busy(s->w, encode_limit(meta->used, job.level));
 	if (meta->kind == MC_KIND_PAGES) {
 		job.desc = mc_pool_data_any(&s->a->descs, meta->desc);
 		if (!job.desc)
@@ -138,13 +146,18 @@ static int pass_on(struct stage *s, mc_handle raw, const struct mc_slab_meta *me
 	e = mc_ring_push(&s->out, out);
 	if (e < 0)
 		return e;
-	e = mc_fault("stage.pushed");
+	e = mc_fault(MC_FAULT_STAGE_PUSHED);
 	if (e < 0)
 		return e;
 	if (meta->epoch) {
 		r = mc_journal_get(&s->a->journal, meta->epoch);
-		if (r && mc_journal_mark(r, meta->seq))
-			(void)stage_if_complete(s, meta->epoch);
+		if (r) {
+			bool complete = mc_journal_mark(r, meta->seq);
+
+			(void)mc_fault(MC_FAULT_STAGE_MARKED);
+			if (complete)
+				(void)stage_if_complete(s, meta->epoch);
+		}
 	}
 	finish_raw(s, raw);
 	mc_arena_ring(s->a, MC_ROLE_TRANSPORT);
@@ -185,6 +198,7 @@ static int one_slab(struct stage *s)
 		mc_ring_advance(&s->in, 1); /* its epoch is long over */
 		return 1;
 	}
+	(void)mc_fault(MC_FAULT_STAGE_CLAIMED);
 	meta = *mc_pool_meta(&s->a->slabs, raw);
 	r = may_encode(s, meta.epoch, &base);
 	if (r < 0) {
@@ -198,6 +212,8 @@ static int one_slab(struct stage *s)
 	if (mc_pool_alloc(&s->a->slabs, meta.epoch, false, &out) < 0)
 		return 0; /* transport frees and rings */
 	len = encode(s, raw, &meta, base, mc_pool_data(&s->a->slabs, out));
+	if (mc_fault(MC_FAULT_STAGE_ENCODED) < 0)
+		len = -EIO;
 	if (len > 0)
 		return pass_on(s, raw, &meta, out, len);
 	(void)mc_pool_free(&s->a->slabs, out);

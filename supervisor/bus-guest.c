@@ -462,6 +462,10 @@ static const sd_bus_vtable guest_vtable[] = {
         SD_BUS_SIGNAL_WITH_ARGS("Committed", SD_BUS_ARGS("t", epoch), 0),
         SD_BUS_SIGNAL_WITH_ARGS("FailedOver", SD_BUS_ARGS("t", term, "t", epoch, "t", duration_us),
                                 0),
+        SD_BUS_SIGNAL_WITH_ARGS("StageDied",
+                                SD_BUS_ARGS("s", stage, "u", index, "u", pid, "s", how, "t", epoch,
+                                            "s", last_words),
+                                0),
         SD_BUS_SIGNAL_WITH_ARGS("Progress", SD_BUS_ARGS("t", done, "t", total), 0),
         SD_BUS_VTABLE_END,
 };
@@ -503,6 +507,18 @@ void bus_guest_failed_over(struct guest *g)
 	bus_guest_path(g, path, sizeof(path));
 	(void)sd_bus_emit_signal(g->m->bus, path, MC_IFACE_GUEST, "FailedOver", "ttt",
 	                         number(g, "Term"), bus_guest_committed_epoch(g), took / 1000);
+}
+
+void bus_guest_stage_died(struct guest *g, const struct child *c, const char *how,
+                          const char *words)
+{
+	uint64_t epoch = atomic_load(&g->arena.journal.shm->last_begun);
+	char path[256];
+
+	bus_guest_path(g, path, sizeof(path));
+	(void)sd_bus_emit_signal(g->m->bus, path, MC_IFACE_GUEST, "StageDied", "suusts",
+	                         mc_role_name(c->role), mc_role_index(c->role), (uint32_t)c->pid,
+	                         how, epoch, words);
 }
 
 void bus_guest_progress(struct guest *g, uint64_t done, uint64_t total)

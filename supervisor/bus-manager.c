@@ -34,6 +34,9 @@ int bus_error(sd_bus_error *e, int error, const char *fmt, ...)
 	case -EINVAL:
 		name = MC_ERROR("Invalid");
 		break;
+	case -EPROTONOSUPPORT:
+		name = MC_ERROR("OtherAbi");
+		break;
 	case -EBUSY:
 	case -EAGAIN:
 		name = MC_ERROR("Busy");

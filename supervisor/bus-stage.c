@@ -14,7 +14,12 @@
 static int method_restart(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
 	struct child *c = userdata;
+	char why[256];
+	int r = abi_check(c->g->m, c->role, why, sizeof(why));
 
+	/* Before anything is touched: the running process goes on. */
+	if (r < 0)
+		return bus_error(e, r, "guest %s: %s", c->g->name, why);
 	if (c->given_up) {
 		c->given_up = false;
 		memset(c->death, 0, sizeof(c->death));

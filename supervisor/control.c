@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "../ipc/worker-bus.h"
@@ -122,6 +123,7 @@ static int on_register(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 		g = adopt(m, name, arena, bells);
 	if (!g || child_adopt(&g->child[role], (pid_t)pid, bus) < 0)
 		return bus_error(e, -EBUSY, "no such place is free");
+	(void)mc_fault(MC_FAULT_SUPERVISOR_REGISTERED);
 	r = sd_bus_reply_method_return(msg, NULL);
 	watch_look(g);
 	return r;

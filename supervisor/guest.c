@@ -9,6 +9,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "supervisor.h"
@@ -202,6 +203,7 @@ int guest_start(struct manager *m, const struct request *rq_in, enum mc_side sid
 		guest_remove(g);
 		return r;
 	}
+	(void)mc_fault(MC_FAULT_SUPERVISOR_STARTED);
 	bus_guest_added(g, true);
 	event_write(g, "started", 0, "%s, term %llu",
 	            side == MC_SIDE_PRIMARY ? "protection begins" : "standby waits for a primary",
@@ -232,6 +234,7 @@ struct guest *guest_adopt(struct manager *m, const char *name, int arena_fd, con
 	            g->side == MC_SIDE_PRIMARY ? "protection" : "standby",
 	            mc_state_name(guest_state(g)));
 	bus_guest_added(g, true);
+	death_fill_places(g);
 	return g;
 }
 

@@ -73,7 +73,7 @@ static int parse(int argc, char **argv, struct manager *m)
 			m->debug = true;
 			break;
 		case 'v':
-			printf("mc-supervisor %s\n", mc_build_id());
+			printf("mc-supervisor %s abi %d\n", mc_build_id(), MC_ABI_VERSION);
 			return 1;
 		case 'h':
 			usage(stdout);

@@ -9,6 +9,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "supervisor.h"
@@ -105,7 +106,10 @@ static int start(struct manager *m)
 	if (r < 0)
 		return mc_log_errno(r, "event loop");
 	(void)sd_event_set_watchdog(m->event, true);
-	r = control_start(m);
+	mc_fault_setup(MC_ROLE_SUPERVISOR, MC_SIDE_PRIMARY, true, m->runtime_dir);
+	r = hung_start(m);
+	if (r == 0)
+		r = control_start(m);
 	if (r == 0)
 		r = listen_start(m);
 	if (r == 0)

@@ -90,7 +90,7 @@ static void print_backup(const struct mc_control *c, uint64_t now)
 	print_word("sync_received", load(&c->sync_received));
 	print_word("sync_applied", load(&c->sync_applied));
 	print_word("standby_ready", load(&c->standby_ready));
-	print_word("standby_pid", load(&c->standby_pid));
+	print_word("qemu_pid", load(&c->qemu_pid));
 	print_word("nack_epoch", load(&c->nack_epoch));
 	print_word("disarm_done", load(&c->disarm_done));
 	printf("  %-16s %s\n", "want_takeover",

@@ -25,10 +25,9 @@
 #define MC_IFACE_STAGE "org.microcheckpoint1.Stage"
 #define MC_ERROR(x)    "org.microcheckpoint1.Error." x
 
-#define GUESTS_MAX   256
-#define JOBS_MAX     16 /* inspections at a time */
-#define DEATHS_KEPT  20
-#define DEATH_WINDOW (10 * 1000000000ULL)
+#define GUESTS_MAX  256
+#define JOBS_MAX    16 /* inspections at a time */
+#define DEATHS_KEPT 20
 
 struct manager;
 struct guest;
@@ -44,7 +43,10 @@ struct child {
 	bool given_up;
 	uint64_t restarts;
 	uint64_t death[DEATHS_KEPT]; /* ns, newest last */
-	sd_event_source *source;
+	uint64_t started;            /* ns: spawned or found */
+	uint64_t beat, beat_seen;    /* hung.c: its heartbeat, and when that was new to us, ns */
+	bool hung;                   /* killed for it */
+	sd_event_source *source, *again;
 	sd_bus *bus;         /* its control connection; NULL until it registers */
 	sd_bus_slot *object; /* on the public bus */
 };
@@ -78,7 +80,8 @@ struct manager {
 	bool debug;
 	int lock_fd;
 	int control_fd, listen_fd;
-	sd_event_source *control_source, *listen_source;
+	sd_event_source *control_source, *listen_source, *hung_timer;
+	uint64_t hung_at; /* ns of hung.c's last look */
 	struct guest *guests;
 	unsigned nguests;
 	unsigned njobs; /* inspections that run */
@@ -113,6 +116,8 @@ void bus_guest_committed(struct guest *g, uint64_t epoch);
 void bus_guest_failed_over(struct guest *g);
 uint64_t bus_guest_committed_epoch(const struct guest *g);
 uint64_t bus_guest_term(const struct guest *g);
+void bus_guest_stage_died(struct guest *g, const struct child *c, const char *how,
+                          const char *words);
 void bus_guest_progress(struct guest *g, uint64_t done, uint64_t total);
 
 /* guest.c: life of an entry. Errors come with a sentence in @why (512 bytes). */
@@ -153,9 +158,24 @@ void watch_finish_unprotect(struct guest *g, int error, const char *text);
 
 /* spawn.c */
 int child_spawn(struct child *c);
+/* Takes a running process over that another supervisor started. -ESRCH: it isn't that one. */
+int child_found(struct child *c, pid_t pid, uint64_t start_time);
+/* The process is gone: nothing of it is watched any more. */
+void child_forget(struct child *c);
 int child_adopt(struct child *c, pid_t pid, sd_bus *bus);
 void child_quit(struct child *c);      /* asks; it isn't restarted */
 void child_kill_wait(struct child *c); /* TERM, KILL, at most 2 s */
+
+/* death.c: what follows the end of a process. */
+int death_noticed(sd_event_source *s, int fd, uint32_t revents, void *userdata);
+/* Starts, or takes over, what a guest's state asks for; for an adopted guest. */
+void death_fill_places(struct guest *g);
+
+/* hung.c: finds processes that don't turn, and kills them. */
+int hung_start(struct manager *m);
+
+/* abi.c: 0; -EPROTONOSUPPORT with a sentence when the installed program has another ABI. */
+int abi_check(const struct manager *m, enum mc_role role, char *why, size_t why_len);
 
 /* control.c: where workers register. */
 int control_start(struct manager *m);

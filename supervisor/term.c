@@ -9,6 +9,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/util.h"
 
 #define FORMAT "current %" PRIu64 " %" PRIx64 "\nreserved %" PRIu64 " %" PRIx64 "\n"
@@ -43,8 +44,10 @@ static int write_durably(int dirfd, const char *tmp, const char *name, const cha
 		return -errno;
 	if (write(fd, text, strlen(text)) != (ssize_t)strlen(text))
 		return -EIO;
+	(void)mc_fault(MC_FAULT_SUPERVISOR_TERM);
 	if (fsync(fd) < 0 || renameat(dirfd, tmp, dirfd, name) < 0 || fsync(dirfd) < 0)
 		return -errno;
+	(void)mc_fault(MC_FAULT_SUPERVISOR_TERM_STORED);
 	return 0;
 }
 

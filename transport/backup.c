@@ -46,6 +46,7 @@ int backup_connection(struct transport *t, int fd)
 	t->b.pending->limits =
 	        (struct mc_wire_limits){.slab_size = t->a->slabs.unit, .from = MC_SIDE_PRIMARY};
 	t->b.pending->term = t->a->config->term;
+	(void)mc_fault(MC_FAULT_RECEIVER_CONNECTION);
 	return 0;
 }
 
@@ -207,6 +208,8 @@ static int take_hello(struct transport *t, struct link *l, const struct mc_wire_
 	l->term = (struct mc_term){.number = h->term, .id = h->term_id};
 	l->limits.have_term = 1;
 	l->limits.term = l->term;
+	if (mc_fault(MC_FAULT_RECEIVER_HELLO) < 0)
+		return -EIO;
 	waiting = transport_state(t) == MC_STATE_WAITING;
 	answer_hello(t, l, waiting);
 	t->up = false;
@@ -230,6 +233,7 @@ static int take_end(struct transport *t, const struct mc_wire_header *h, const v
 	mc_info("the primary ended: %s", text);
 	t->b.end_acked = false;
 	atomic_store_explicit(&t->a->control->peer_end, reason, memory_order_release);
+	(void)mc_fault(MC_FAULT_RECEIVER_END);
 	mc_arena_ring(t->a, MC_ROLE_RESTORE);
 	return 0;
 }
@@ -239,6 +243,7 @@ static int take_ping(struct transport *t, struct link *l, const void *payload, s
 {
 	if (commit_word(t) & MC_COMMIT_TAKEN)
 		return -ESHUTDOWN;
+	(void)mc_fault(MC_FAULT_RECEIVER_PING);
 	return link_send(l, MC_MSG_PONG, 0, payload, len);
 }
 
@@ -325,9 +330,10 @@ static int send_answers(struct transport *t)
 
 	if (mc_commit_epoch(w) > t->b.acked && !(w & MC_COMMIT_TAKEN) && link_has_room(t->link)) {
 		t->b.acked = mc_commit_epoch(w);
-		if (mc_fault("transport.send-ack") < 0)
+		if (mc_fault(MC_FAULT_RECEIVER_ACK) < 0)
 			return -EIO;
 		(void)link_send(t->link, MC_MSG_ACK, t->b.acked, NULL, 0);
+		(void)mc_fault(MC_FAULT_RECEIVER_ACKED);
 		did = 1;
 	}
 	nack = atomic_load_explicit(&c->nack_epoch, memory_order_acquire);
@@ -342,6 +348,7 @@ static int send_answers(struct transport *t)
 	if (t->link && atomic_load(&c->disarm_done) && !t->b.end_acked) {
 		t->b.end_acked = true;
 		(void)link_send(t->link, MC_MSG_END_ACK, 0, NULL, 0);
+		(void)mc_fault(MC_FAULT_RECEIVER_END_ACK);
 		did = 1;
 	}
 	return did;

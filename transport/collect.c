@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "transport.h"
@@ -105,6 +106,7 @@ int collect_step(struct transport *t)
 			if (mc_pool_claim(&t->a->slabs, h, mc_role_stage(i)) == 0 &&
 			    !place(t, h, mc_pool_meta(&t->a->slabs, h)))
 				(void)mc_pool_free(&t->a->slabs, h);
+			(void)mc_fault(MC_FAULT_TRANSPORT_COLLECTED);
 			mc_ring_advance(in, 1);
 		}
 		if (r < 0)

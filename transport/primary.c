@@ -128,6 +128,7 @@ static void try_connect(struct transport *t)
 	t->link->term = t->a->config->term;
 	transport_fill_hello(t, &hello);
 	(void)transport_send_hello(t, t->link, &hello);
+	(void)mc_fault(MC_FAULT_TRANSPORT_CONNECTED);
 }
 
 static int on_retry(sd_event_source *s, uint64_t usec, void *userdata)
@@ -164,6 +165,7 @@ static void commit_one(struct transport *t, struct out_epoch *e)
 		mc_metric_set(m, MC_M_XMIT_MBPS, xmit ? e->bytes * 8 * 1000 / xmit : 0);
 	}
 	collect_drop(t, e);
+	(void)mc_fault(MC_FAULT_TRANSPORT_FREED);
 }
 
 /*
@@ -199,7 +201,7 @@ static int take_ack(struct transport *t, uint64_t epoch)
 	if (epoch > atomic_load(&t->a->journal.shm->last_begun) ||
 	    mc_journal_state(&t->a->journal, epoch) == MC_EPOCH_CAPTURING)
 		return -EPROTO; /* never sent */
-	if (mc_fault("transport.ack") < 0)
+	if (mc_fault(MC_FAULT_TRANSPORT_ACK) < 0)
 		return -EIO;
 	/* An ACK on this very link answers the COMMIT that was sent on it. */
 	if (e && e->done && t->up)
@@ -247,6 +249,7 @@ static void renew_lease(struct transport *t, uint64_t sent)
 	/* Who waits for the lease was left without one: only then a bell is due. */
 	if (atomic_exchange(&c->lease_until, lease) < now)
 		mc_arena_ring_all(t->a);
+	(void)mc_fault(MC_FAULT_TRANSPORT_LEASE);
 	/* The answer was late, not lost: behind much data, or a busy host. */
 	if (lease > now && mc_state_of(state) == MC_STATE_HELD &&
 	    mc_state_reason(state) == MC_REASON_PEER_LOST)
@@ -343,6 +346,7 @@ static int accept_hello(struct transport *t, const struct mc_wire_header *h,
 	/* A lease counts from a PING, but first contact needs one to begin with. */
 	transport_set_link(t, true);
 	transport_start_pings(t);
+	(void)mc_fault(MC_FAULT_TRANSPORT_ACCEPTED);
 	if (th->h.last_committed && take_ack(t, th->h.last_committed) < 0)
 		return -EPROTO;
 	if (transport_state(t) == MC_STATE_HELD)
@@ -356,7 +360,7 @@ static int take_hello(struct transport *t, const struct mc_wire_header *h, const
 	char why[128];
 	int r = t->up ? -EPROTO : mc_wire_hello_parse(payload, h->length, &hello, why, sizeof(why));
 
-	if (r < 0 || hello.h.side != MC_SIDE_BACKUP)
+	if (r < 0 || hello.h.side != MC_SIDE_BACKUP || mc_fault(MC_FAULT_TRANSPORT_HELLO) < 0)
 		return -EPROTO;
 	return accept_hello(t, h, &hello);
 }
@@ -403,8 +407,10 @@ static int take_end_ack(struct transport *t)
 	if (!t->p.end_sent)
 		return -EPROTO;
 	atomic_store_explicit(&c->end_acked, 1, memory_order_release);
-	if (end == MC_REASON_HOTPLUG || end == MC_REASON_OVERLOAD)
-		move_any(t, MC_STATE_DEGRADED, (enum mc_reason)end);
+	(void)mc_fault(MC_FAULT_TRANSPORT_END_ACK);
+	if (end == MC_REASON_HOTPLUG || end == MC_REASON_OVERLOAD ||
+	    (!end && want == MC_REASON_ERROR))
+		move_any(t, MC_STATE_DEGRADED, (enum mc_reason)(end ? end : want));
 	else
 		move_any(t, MC_STATE_ENDED, (enum mc_reason)(end ? end : want));
 	mc_arena_ring_all(t->a);
@@ -468,6 +474,7 @@ static int send_end(struct transport *t)
 	t->p.end_sent = true;
 	(void)transport_send_reason(t->link, MC_MSG_END, 0, (uint32_t)why,
 	                            mc_reason_name((enum mc_reason)why));
+	(void)mc_fault(MC_FAULT_TRANSPORT_END);
 	if (died(why)) {
 		atomic_store(&c->peer_taken, primary_armed(t));
 		if (primary_armed(t))

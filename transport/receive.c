@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "transport.h"
@@ -147,12 +148,15 @@ int receive_slab(struct transport *t, const struct mc_wire_header *h, const stru
 	                           .used = s->bytes,
 	                           .hash = h->checksum,
 	                           .stamp = mc_now_ns()};
-	r = mc_ring_push(&t->b.out, slab);
+	r = h->epoch ? mc_fault(MC_FAULT_RECEIVER_LANDED) : 0;
+	if (r == 0)
+		r = mc_ring_push(&t->b.out, slab);
 	if (r < 0) {
 		receive_give_back(t, slab);
 		return r;
 	}
 	t->b.lent--;
+	(void)mc_fault(h->epoch ? MC_FAULT_RECEIVER_PUSHED : MC_FAULT_RECEIVER_SYNC);
 	if (!h->epoch)
 		atomic_fetch_add(&t->a->control->sync_received, 1);
 	mc_metric_add(mc_worker_metrics(t->w), MC_M_BYTES_RECEIVED, s->bytes);
@@ -175,6 +179,8 @@ int receive_commit(struct transport *t, const struct mc_wire_header *h,
 		t->b.acked = 0;
 		return 0;
 	}
+	if (mc_fault(MC_FAULT_RECEIVER_COMMIT) < 0)
+		return -EIO;
 	rec = mc_journal_get(&t->a->journal, h->epoch);
 	if (!rec)
 		return 0; /* restore refused it meanwhile */

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "transport.h"
@@ -22,6 +23,7 @@ void send_slab_sent(void *ctx, struct link *l, uint64_t cookie)
 	if (m && !m->epoch)
 		atomic_fetch_add(&t->a->control->sync_bytes, m->raw);
 	(void)mc_pool_free(&t->a->slabs, cookie);
+	(void)mc_fault(MC_FAULT_TRANSPORT_SYNC_FREED);
 	mc_arena_ring_all(t->a);
 }
 
@@ -81,7 +83,10 @@ int send_sync(struct transport *t)
 		return 0;
 	*slot = MC_HANDLE_NONE;
 	p->sync_next++;
-	return send_slab(t, h, &bytes, &digest) < 0 ? 0 : 1;
+	if (send_slab(t, h, &bytes, &digest) < 0)
+		return 0;
+	(void)mc_fault(MC_FAULT_TRANSPORT_SYNC_SENT);
+	return 1;
 }
 
 static bool sync_sent(const struct transport *t)
@@ -145,6 +150,7 @@ static int send_epoch(struct transport *t, struct out_epoch *e)
 		r = send_start(t, e, rec);
 		if (r == -EFBIG)
 			return too_large(t, e);
+		(void)mc_fault(MC_FAULT_TRANSPORT_START);
 		did = 1;
 	}
 	while (e->next < total && e->slab[e->next] && link_has_room(t->link)) {
@@ -154,6 +160,7 @@ static int send_epoch(struct transport *t, struct out_epoch *e)
 			e->in_link[e->next] = false;
 			return 0;
 		}
+		(void)mc_fault(MC_FAULT_TRANSPORT_SLAB);
 		e->next++;
 		did = 1;
 	}
@@ -167,6 +174,7 @@ static int send_epoch(struct transport *t, struct out_epoch *e)
 		atomic_store(&rec->digest, e->digest);
 		if (link_send(t->link, MC_MSG_COMMIT, e->epoch, &c, sizeof(c)) == 0)
 			mc_metric_add(mc_worker_metrics(t->w), MC_M_EPOCHS_SENT, 1);
+		(void)mc_fault(MC_FAULT_TRANSPORT_COMMIT);
 		did = 1;
 	}
 	return did;
