@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A primary and every message of a backup damaged, cut, or a lie: nothing is committed, the gate
+ * stays shut, and a peer that behaves is served afterwards.
+ */
+#include "test-message.h"
+
+/* Epoch 2 as the stage worker hands it over. */
+static void stage_epoch(struct world *w)
+{
+	struct mc_ring_end out;
+	struct mc_slab_meta *m;
+	mc_handle h;
+
+	assert_int_equal(mc_ring_attach_producer(&out, w->sta.ring_transport[0], w->sta.ring_slots),
+	                 0);
+	assert_int_equal(mc_journal_begin(&w->cap.journal, 2), 0);
+	assert_int_equal(mc_pool_alloc(&w->sta.slabs, 2, false, &h), 0);
+	m = mc_pool_meta(&w->sta.slabs, h);
+	*m = (struct mc_slab_meta){
+	        .epoch = 2, .kind = MC_KIND_ENCODED, .of_kind = MC_KIND_STATE, .used = CONTENT};
+	atomic_store(&mc_journal_get(&w->cap.journal, 2)->base, 1);
+	atomic_store(&mc_journal_get(&w->cap.journal, 2)->slabs, 1);
+	assert_int_equal(mc_journal_move(&w->cap.journal, 2, MC_EPOCH_CAPTURING, MC_EPOCH_CAPTURED),
+	                 0);
+	assert_int_equal(mc_ring_push(&out, h), 0);
+	assert_int_equal(mc_journal_move(&w->sta.journal, 2, MC_EPOCH_CAPTURED, MC_EPOCH_STAGED),
+	                 0);
+	mc_arena_ring_all(&w->sta);
+}
+
+/* A protected primary, epoch 1 committed, epoch 2 to be sent. */
+static struct world *primary_world(void)
+{
+	struct world *w = world_new(MC_SIDE_PRIMARY);
+	struct mc_control *c = w->sup.control;
+	struct mc_arena tra;
+
+	arena_as(&tra, &w->sup, MC_ROLE_TRANSPORT);
+	atomic_store(&c->armed_epoch, 1);
+	atomic_store(&c->peer_instance[0], 9);
+	atomic_store(&c->peer_instance[1], 9);
+	assert_int_equal(mc_journal_begin(&w->cap.journal, 1), 0);
+	assert_int_equal(mc_journal_move(&w->cap.journal, 1, MC_EPOCH_CAPTURING, MC_EPOCH_CAPTURED),
+	                 0);
+	assert_int_equal(mc_journal_move(&w->sta.journal, 1, MC_EPOCH_CAPTURED, MC_EPOCH_STAGED),
+	                 0);
+	assert_int_equal(mc_journal_move(&tra.journal, 1, MC_EPOCH_STAGED, MC_EPOCH_SENT), 0);
+	assert_int_equal(mc_journal_move(&tra.journal, 1, MC_EPOCH_SENT, MC_EPOCH_COMMITTED), 0);
+	assert_int_equal(mc_state_move(c, MC_SIDE_PRIMARY, MC_ROLE_TRANSPORT, MC_STATE_SYNCING,
+	                               MC_STATE_PROTECTED, MC_REASON_FIRST_COMMIT),
+	                 0);
+	mc_arena_done(&tra);
+	world_start(w);
+	return w;
+}
+
+/* The connection of the primary, its HELLO read. */
+static int primary_link(struct world *w)
+{
+	int fd = link_accept(w);
+
+	expect_hello(fd);
+	return fd;
+}
+
+/* Answered, and epoch 2 received. */
+static int primary_served(struct world *w)
+{
+	static uint8_t payload[MC_WIRE_HELLO_MAX + UNIT];
+	int fd = primary_link(w);
+	struct mc_wire_header h;
+
+	write_any(fd, MC_MSG_HELLO, MC_SIDE_BACKUP);
+	assert_int_equal(link_next(fd, &h, payload), MC_MSG_START);
+	assert_int_equal(h.epoch, 2);
+	assert_int_equal(link_next(fd, &h, payload), MC_MSG_SLAB);
+	assert_int_equal(link_next(fd, &h, payload), MC_MSG_COMMIT);
+	return fd;
+}
+
+static void primary_check(struct world *w, enum mc_msg type, size_t at)
+{
+	if (!is_alive(w))
+		fail_msg("%s damaged at byte %zu: the process died", mc_msg_name(type), at);
+	if (mc_journal_state(&w->sup.journal, 2) != MC_EPOCH_SENT)
+		fail_msg("%s damaged at byte %zu: epoch 2 is %s", mc_msg_name(type), at,
+		         mc_epoch_state_name(mc_journal_state(&w->sup.journal, 2)));
+	if (state_now(w) != MC_STATE_PROTECTED || atomic_load(&w->sup.control->end_acked))
+		fail_msg("%s damaged at byte %zu: state %s", mc_msg_name(type), at,
+		         mc_state_name(state_now(w)));
+}
+
+static const enum mc_msg to_primary[] = {MC_MSG_HELLO, MC_MSG_ACK,     MC_MSG_NACK, MC_MSG_END,
+                                         MC_MSG_PING,  MC_MSG_END_ACK, MC_MSG_PONG};
+
+/*
+ * Every @step'th byte of each message turned over, or the message cut there: each makes the
+ * primary connect anew, which takes its time.
+ */
+static void primary_bad(bool cut)
+{
+	struct world *w = primary_world();
+
+	stage_epoch(w);
+	for (size_t t = 0; t < MC_ARRAY_SIZE(to_primary); t++) {
+		size_t step = to_primary[t] == MC_MSG_HELLO ? 11 : 3;
+		struct msg m;
+
+		make_any(&m, to_primary[t], MC_SIDE_BACKUP);
+		for (size_t at = 0; at < m.len; at += step) {
+			bool first = to_primary[t] == MC_MSG_HELLO;
+			int fd = first ? primary_link(w) : primary_served(w);
+
+			make_any(&m, to_primary[t], MC_SIDE_BACKUP);
+			m.buf[at] ^= 0xff;
+			link_write(fd, m.buf, cut ? at : m.len);
+			read_out(fd);
+			/* Nothing was sent yet when the very first HELLO was bad. */
+			if (!first)
+				primary_check(w, to_primary[t], at);
+		}
+	}
+	close(primary_served(w));
+	primary_check(w, MC_MSG_HELLO, 0);
+	world_end(w);
+}
+
+static void test_primary_damaged(void **state)
+{
+	(void)state;
+	primary_bad(false);
+}
+
+static void test_primary_cut(void **state)
+{
+	(void)state;
+	primary_bad(true);
+}
+
+static bool is_committed(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_journal_state(&w->sup.journal, 2) == MC_EPOCH_COMMITTED;
+}
+
+/* ACKs of what was never sent, of another term; an END_ACK that nobody asked for. */
+static void test_primary_lies(void **state)
+{
+	struct world *w = primary_world();
+	struct mc_wire_header h;
+	struct msg m;
+	int fd;
+
+	(void)state;
+	stage_epoch(w);
+	for (int i = 0; i < 4; i++) {
+		fd = primary_served(w);
+		make_any(&m, i == 3 ? MC_MSG_END_ACK : MC_MSG_ACK, MC_SIDE_BACKUP);
+		memcpy(&h, m.buf, sizeof(h));
+		if (i == 0)
+			h.epoch = 3;
+		if (i == 1)
+			h.term++;
+		if (i == 2)
+			h.term_id++;
+		memcpy(m.buf, &h, sizeof(h));
+		seal(&m);
+		link_write(fd, m.buf, m.len);
+		read_out(fd);
+		primary_check(w, MC_MSG_ACK, (size_t)i);
+	}
+	fd = primary_served(w);
+	write_any(fd, MC_MSG_ACK, MC_SIDE_BACKUP);
+	assert_true(wait_until(&w->sup, is_committed, w));
+	close(fd);
+	world_end(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_primary_damaged),
+	        cmocka_unit_test(test_primary_cut),
+	        cmocka_unit_test(test_primary_lies),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, procs_sweep);
+}
