@@ -308,7 +308,13 @@ static int epochs_phase(struct capture *c)
 		c->phase = s == MC_STATE_HELD ? PHASE_HELD : PHASE_DONE;
 		return 0;
 	}
-	if (atomic_load(&ctl->want_end)) {
+	if (s == MC_STATE_PROTECTED && switchover_wanted(c) &&
+	    atomic_load(&ctl->link) == MC_LINK_UP &&
+	    (c->running || atomic_load(&ctl->capture_ready))) {
+		c->phase = PHASE_SWITCHOVER;
+		return 1;
+	}
+	if (atomic_load(&ctl->want_end) && atomic_load(&ctl->want_end) != MC_REASON_FAILOVER) {
 		c->phase = PHASE_ENDING;
 		return 1;
 	}
@@ -359,6 +365,8 @@ static int capture_work(struct mc_worker *w, void *ctx)
 		return epochs_phase(c);
 	case PHASE_HELD:
 		return held_step(c);
+	case PHASE_SWITCHOVER:
+		return switchover_step(c);
 	case PHASE_ENDING:
 		return end_step(c);
 	case PHASE_DONE:

@@ -22,7 +22,8 @@ enum phase {
 	PHASE_WAIT,  /* attached; waits for link and gate */
 	PHASE_SYNC,  /* rounds of the first copy */
 	PHASE_EPOCHS,
-	PHASE_HELD,   /* guest paused, peer unknown */
+	PHASE_HELD, /* guest paused, peer unknown */
+	PHASE_SWITCHOVER,
 	PHASE_ENDING, /* waits for END_ACK, guest runs or is gone */
 	PHASE_DONE,
 };
@@ -81,6 +82,14 @@ struct capture {
 	unsigned aborts_in_row;
 	uint32_t strikes_interval; /* interval for which strikes were computed */
 
+	/* planned switchover */
+	bool keep_paused; /* the guest stays stopped after the epoch that is being taken */
+	struct {
+		uint64_t epoch; /* the last one; 0: not taken yet */
+		uint64_t began;
+		bool refused; /* called off while it is still wanted */
+	} switchover;
+
 	/* first copy */
 	bool round_open;
 	unsigned rounds;
@@ -108,6 +117,8 @@ void capture_detach(struct capture *c, bool release_guest);
  */
 int pause_begin(struct capture *c, bool save, uint64_t *began);
 int pause_end(struct capture *c, uint64_t began, uint64_t *took);
+/* Instead: all is done but for the guest to go on; pause_end() lets it, later. */
+int pause_keep(struct capture *c, uint64_t began, uint64_t *took);
 /* Makes QEMU read the beginning of the next pause's first command; between pauses. */
 void pause_prepare(struct capture *c);
 
@@ -141,6 +152,10 @@ int sections_changed(struct capture *c, const uint8_t *state, size_t len, char *
 int held_hold(struct capture *c, enum mc_reason why, const char *text);
 int held_step(struct capture *c);
 void held_stop_for_good(struct capture *c); /* it goes on elsewhere */
+
+/* switchover.c */
+bool switchover_wanted(struct capture *c);
+int switchover_step(struct capture *c);
 
 /* end.c */
 void end_qemu_gone(struct capture *c);

@@ -201,7 +201,7 @@ static int pause_and_copy(struct capture *c, struct epoch *e)
 	stopped = mc_now_ns();
 	r = inside_pause(c, e);
 	ready = mc_now_ns();
-	x = pause_end(c, began, &took);
+	x = c->keep_paused ? pause_keep(c, began, &took) : pause_end(c, began, &took);
 	e->sum_ns += took;
 	e->longest_ns = mc_max_u64(e->longest_ns, took);
 	mc_metric_set(m, MC_M_STOP_TIME, stopped - began);
@@ -341,7 +341,7 @@ int epoch_take(struct capture *c)
 		r = hand_over(c, &e);
 	if (r < 0)
 		give_up(c, &e, r);
-	if (!c->qmp_dead)
+	if (!c->qmp_dead && !atomic_load(&c->a->control->paused))
 		pause_prepare(c);
 	return r;
 }

@@ -82,6 +82,19 @@ static int arbitrate(struct capture *c)
 	return v == MC_VERDICT_FAILED ? 1 : decided(c, v == MC_VERDICT_WON);
 }
 
+/* Told to go on by a planned switchover, it hasn't been heard of since. */
+static bool backup_is_lost(struct capture *c, uint64_t word)
+{
+	const struct mc_control *ctl = c->a->control;
+	uint64_t end = atomic_load(&ctl->lease_until);
+
+	if (mc_state_reason(word) != MC_REASON_FAILOVER)
+		return false;
+	if (mc_now_ns() < end)
+		capture_arm_timer(c, end);
+	return mc_now_ns() >= end && atomic_load(&ctl->link) != MC_LINK_UP;
+}
+
 int held_step(struct capture *c)
 {
 	uint64_t word = state_word(c);
@@ -90,11 +103,16 @@ int held_step(struct capture *c)
 
 	/* A hold for overload is the operator's to end. */
 	if (s == MC_STATE_HELD)
-		return mc_state_reason(word) == MC_REASON_PEER_LOST ? arbitrate(c) : 0;
+		return mc_state_reason(word) == MC_REASON_PEER_LOST || backup_is_lost(c, word)
+		               ? arbitrate(c)
+		               : 0;
 	c->arbiter = mc_arbiter_free(c->arbiter);
 	c->ask_at = 0;
 	if (s == MC_STATE_STOPPED)
 		return 0;
+	if (s == MC_STATE_PROTECTED) /* after a switchover that was called off */
+		atomic_store(&c->a->control->capture_ready, 0);
+	c->switchover.epoch = 0;
 	r = pause_end(c, mc_now_ns(), NULL);
 	if (r < 0 && c->qmp_dead)
 		end_qemu_gone(c);

@@ -126,3 +126,11 @@ int pause_end(struct capture *c, uint64_t began, uint64_t *took)
 	mc_metric_add(mc_worker_metrics(c->w), MC_M_GUEST_CLOCK_LAG, ns);
 	return r;
 }
+
+int pause_keep(struct capture *c, uint64_t began, uint64_t *took)
+{
+	await_saved(c);
+	c->running = false;
+	*took = mc_now_ns() - began;
+	return c->qmp_dead ? -ECONNRESET : 0;
+}

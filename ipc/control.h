@@ -199,7 +199,8 @@ static inline enum mc_role mc_state_role(uint64_t word)
  *   primary   NONE -> SYNCING              supervisor
  *             SYNCING -> PROTECTED         transport (first commit)
  *             SYNCING -> STOPPED           any (error before anything was armed)
- *             SYNCING|PROTECTED -> HELD    capture (lease over, after an epoch was sent)
+ *             SYNCING|PROTECTED -> HELD    capture (lease over, after an epoch was sent),
+ *                                          transport (PROTECTED only: handed over, planned)
  *             HELD -> PROTECTED            transport (same instance is back)
  *             HELD -> DEGRADED|STOPPED     supervisor (resolved), transport (peer said END; taken
  *                                          over), capture (arbiter)

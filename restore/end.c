@@ -44,7 +44,7 @@ int end_step(struct restore *r)
 	uint64_t why = atomic_load_explicit(&c->peer_end, memory_order_acquire);
 
 	if (!why || why == MC_REASON_GUEST_DIED || why == MC_REASON_HOST_SIGNAL ||
-	    atomic_load(&c->disarm_done))
+	    why == MC_REASON_FAILOVER || atomic_load(&c->disarm_done))
 		return 0;
 	if (mc_commit_disarm(c) < 0)
 		return 0; /* taken over already */

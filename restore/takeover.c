@@ -10,9 +10,10 @@
 
 #define LOAD_NS (15 * MC_NS_PER_S) /* QEMU's time limits in load.c, added up */
 
-static bool died(uint64_t reason)
+static bool goes_on_here(uint64_t reason)
 {
-	return reason == MC_REASON_GUEST_DIED || reason == MC_REASON_HOST_SIGNAL;
+	return reason == MC_REASON_GUEST_DIED || reason == MC_REASON_HOST_SIGNAL ||
+	       reason == MC_REASON_FAILOVER; /* handed over, planned */
 }
 
 static bool may_take(const struct mc_control *c)
@@ -52,7 +53,7 @@ static enum mc_reason trigger(const struct restore *r)
 	const struct mc_control *c = r->a->control;
 	uint64_t end = atomic_load(&c->peer_end), deadline = peer_deadline(r);
 
-	if (died(end))
+	if (goes_on_here(end))
 		return (enum mc_reason)end;
 	if (atomic_load(&c->want_takeover))
 		return MC_REASON_FAILOVER;

@@ -73,11 +73,7 @@ static int method_failover(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (r < 0)
 		return r;
 	if (planned)
-		return bus_error(
-		        e, -EPERM,
-		        "guest %s: planned switchover isn't supported by this build; fail over "
-		        "on the backup: mcctl failover %s",
-		        g->name, g->name);
+		return switchover_begin(g, msg, e);
 	if (g->side != MC_SIDE_BACKUP || guest_state(g) != MC_STATE_PROTECTED)
 		return bus_error(
 		        e, -EPERM,

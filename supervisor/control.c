@@ -50,6 +50,8 @@ static int on_event(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 
 		snprintf(by, sizeof(by), "mc-%s", mc_role_name(c->role));
 		event_write_by(c->g, id, by, epoch, "%s", text);
+		if (strcmp(id, "switchover") == 0)
+			switchover_called_off(c->g, text);
 	}
 	return 0;
 }

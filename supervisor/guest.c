@@ -243,6 +243,7 @@ void guest_remove(struct guest *g)
 	g->dying = true;
 	watch_finish_checkpoint(g, -ECANCELED, "the protection ended");
 	watch_finish_unprotect(g, 0, NULL);
+	switchover_finish(g, -ECANCELED, "the protection ended");
 	/* The gate last: as long as it lives the guest's network is as the state says. */
 	for (int i = MC_ROLE_MAX - 1; i > 0; i--)
 		if (i != MC_ROLE_NETGATE)

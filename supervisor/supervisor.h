@@ -67,8 +67,8 @@ struct guest {
 	bool dying;
 	sd_bus_message *checkpoint; /* a caller waits for the next commit */
 	uint64_t checkpoint_after;
-	sd_bus_message *unprotect;
-	sd_event_source *unprotect_limit, *checkpoint_limit;
+	sd_bus_message *unprotect, *switchover;
+	sd_event_source *unprotect_limit, *checkpoint_limit, *switchover_limit;
 };
 
 struct connection; /* accepted, HELLO not read yet (listen.c) */
@@ -155,6 +155,11 @@ void watch_adopt(struct guest *g);
 void watch_retire(struct guest *g);
 void watch_finish_checkpoint(struct guest *g, int error, const char *text);
 void watch_finish_unprotect(struct guest *g, int error, const char *text);
+
+/* switchover.c: a planned one; answers @msg when it is over. */
+int switchover_begin(struct guest *g, sd_bus_message *msg, sd_bus_error *e);
+void switchover_called_off(struct guest *g, const char *text); /* capture says why */
+void switchover_finish(struct guest *g, int error, const char *text);
 
 /* spawn.c */
 int child_spawn(struct child *c);

@@ -71,6 +71,7 @@ static void settle(struct guest *g, enum mc_state s)
 		child_quit(&g->child[MC_ROLE_RESTORE]);
 	}
 	watch_finish_unprotect(g, 0, NULL);
+	switchover_finish(g, -ECANCELED, "the protection ended otherwise; see mcctl events");
 	watch_finish_checkpoint(g, -ECANCELED, "the protection ended");
 }
 
@@ -132,6 +133,8 @@ static void state_changed(struct guest *g, uint64_t was, uint64_t now)
 
 	if (has_sentence(mc_state_reason(now)))
 		snprintf(text, sizeof(text), ": %.*s", MC_WHY_MAX - 3, g->arena.control->refusal);
+	if (s == MC_STATE_STOPPED && mc_state_reason(now) == MC_REASON_TAKEN_OVER)
+		switchover_finish(g, 0, NULL);
 	keep_terms(g, s);
 	snprintf(by, sizeof(by), "mc-%s", mc_role_name(mc_state_role(now)));
 	timings(g, mc_state_of(was), s, took, sizeof(took));

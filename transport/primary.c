@@ -349,7 +349,7 @@ static int accept_hello(struct transport *t, const struct mc_wire_header *h,
 	(void)mc_fault(MC_FAULT_TRANSPORT_ACCEPTED);
 	if (th->h.last_committed && take_ack(t, th->h.last_committed) < 0)
 		return -EPROTO;
-	if (transport_state(t) == MC_STATE_HELD)
+	if (transport_state(t) == MC_STATE_HELD && !handover_stands(t))
 		(void)move(t, MC_STATE_HELD, MC_STATE_PROTECTED, MC_REASON_PEER_BACK);
 	return 0;
 }
@@ -470,6 +470,8 @@ static int send_end(struct transport *t)
 	if (t->p.end_sent || !atomic_load(&c->capture_ready))
 		return 0;
 	if (!died(why) && collect_oldest(t, 0))
+		return 0;
+	if (why == MC_REASON_FAILOVER && !handover_may_send(t))
 		return 0;
 	t->p.end_sent = true;
 	(void)transport_send_reason(t->link, MC_MSG_END, 0, (uint32_t)why,

@@ -84,6 +84,10 @@ bool primary_armed(const struct transport *t);
 void primary_stop_syncing(struct transport *t, enum mc_reason why, const char *text);
 extern const struct link_events primary_events;
 
+/* handover.c: a planned switchover. */
+bool handover_may_send(struct transport *t);     /* END(failover) may go out now */
+bool handover_stands(const struct transport *t); /* it went out, and nobody withdrew it */
+
 /* send.c: 1 sent something, 0 nothing to send or no room. */
 int send_sync(struct transport *t);
 int send_epochs(struct transport *t);

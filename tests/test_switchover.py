@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest moves to its backup because somebody wants it to, not because something broke."""
+
+import os
+import signal
+import subprocess
+import time
+
+import mctest
+import scenario as sc
+from mctest import check
+
+LOAD = "mc.redis=1 mc.memcheck=64:100 mc.counter=2000"
+
+
+def mcctl_beside(host, redis, *args):
+    """Runs mcctl while the client writes; (its result, longest wait of the client in seconds)."""
+    p = subprocess.Popen([*host.enter(), f"{mctest.BUILD}/mcctl", f"--bus={host.bus}", *args],
+                         stderr=subprocess.PIPE, text=True)
+    longest = 0
+    while p.poll() is None:
+        t = time.monotonic()
+        redis.write()
+        longest = max(longest, time.monotonic() - t)
+    return p, longest
+
+
+def test_planned_switchover():
+    """Nothing that was written is lost, no frame dropped, the connection lives; a refused one changes nothing."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        guest = sc.boot(w.a, work=LOAD)
+        mem = mctest.MemCheck(w)
+        watch = mctest.CounterWatch(w)
+        sc.protect(w.a, w.b)
+        redis = mctest.Redis(w)
+        sc.write_for(redis, 0.5)
+        check(w.b.mcctl("failover", "vm", "--planned", ok=False).returncode == 1, "planned, on the backup")
+        # A backup that doesn't commit: called off, and the guest runs on.
+        pid = w.b.worker_pids("restore")[0][0]
+        os.kill(pid, signal.SIGSTOP)
+        r = w.a.mcctl("failover", "vm", "--planned", ok=False)
+        check(r.returncode == 1 and "in time" in r.stderr, f"{r.returncode}: {r.stderr}")
+        check(w.a.state() == "PROTECTED" and guest.status() == "running", f"{w.a.state()}, {guest.status()}")
+        os.kill(pid, signal.SIGCONT)
+        sc.epochs_go_on(w.a, 5)
+        sc.write_for(redis, 0.3)
+        watch.poll()
+        p, gap = mcctl_beside(w.a, redis, "failover", "vm", "--planned")
+        check(p.returncode == 0, f"switchover: {p.stderr.read()}")
+        check(gap < 1.5, f"the client waited {gap * 1000:.0f} ms")
+        check(w.a.state() == "STOPPED" and guest.status() == "paused", f"{w.a.state()}, {guest.status()}")
+        w.b.wait_state("ACTIVE", timeout=2)
+        check(w.b.status()["Reason"] == "failover", w.b.status()["Reason"])
+        check(w.a.status()["HeldPackets"] == 0, f"{w.a.status()['HeldPackets']} frames were held and dropped")
+        sc.write_for(redis, 0.5)
+        check(redis.lost() == 0, "values lost")
+        sc.no_bad_words(mem)
+        watch.poll()
+        check(not watch.back, f"counts taken back: {watch.back[:3]}")
+        print(f"        client waited at most {gap * 1000:.0f} ms; takeover at epoch "
+              f"{w.b.status()['CommittedEpoch']} of {w.a.status()['Epoch']}")
