@@ -115,11 +115,12 @@ static void forget_question(struct restore *r)
 }
 
 /* The other end may run the guest: this one never will. */
-static int lost(struct restore *r, enum mc_reason why)
+static int lost(struct restore *r)
 {
 	struct mc_control *c = r->a->control;
 
-	if (why == MC_REASON_FAILOVER && atomic_load(&c->link) == MC_LINK_UP) {
+	if (atomic_load(&c->want_takeover) && !goes_on_here(atomic_load(&c->peer_end)) &&
+	    atomic_load(&c->link) == MC_LINK_UP) {
 		/* An operator's wish, while nothing is wrong: protection goes on. */
 		atomic_store(&c->want_takeover, 0);
 		mc_warn("the arbiter refuses the failover");
@@ -163,7 +164,7 @@ static int may_by_arbiter(struct restore *r, enum mc_reason why)
 	                                       : "it is asked again");
 	r->arbiter = mc_arbiter_free(r->arbiter);
 	if (v == MC_VERDICT_LOST)
-		(void)lost(r, why);
+		(void)lost(r);
 	return v == MC_VERDICT_WON;
 }
 
