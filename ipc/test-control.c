@@ -52,14 +52,16 @@ static void test_who_may_move(void **state)
 			                 0);
 	}
 	for (int from = 0; from < MC_STATES; from++) {
-		/* Only restore takes over; only capture holds the guest; only an ACK protects. */
+		/* Only restore takes over; only capture holds the guest, or a
+		 * switchover; only an ACK protects. */
 		assert_int_equal(who(MC_SIDE_BACKUP, (enum mc_state)from, MC_STATE_TAKING_OVER),
 		                 from == MC_STATE_PROTECTED ? 1U << MC_ROLE_RESTORE : 0);
 		assert_int_equal(who(MC_SIDE_BACKUP, (enum mc_state)from, MC_STATE_ACTIVE),
 		                 from == MC_STATE_TAKING_OVER ? 1U << MC_ROLE_RESTORE : 0);
 		assert_int_equal(who(MC_SIDE_PRIMARY, (enum mc_state)from, MC_STATE_HELD),
-		                 from == MC_STATE_SYNCING || from == MC_STATE_PROTECTED
-		                         ? 1U << MC_ROLE_CAPTURE
+		                 from == MC_STATE_SYNCING ? 1U << MC_ROLE_CAPTURE
+		                 : from == MC_STATE_PROTECTED
+		                         ? 1U << MC_ROLE_CAPTURE | 1U << MC_ROLE_TRANSPORT
 		                         : 0);
 		assert_int_equal(who(MC_SIDE_PRIMARY, (enum mc_state)from, MC_STATE_PROTECTED),
 		                 from == MC_STATE_SYNCING || from == MC_STATE_HELD
