@@ -3,7 +3,8 @@
 #   make              build everything into build/
 #   sudo make demo    two hosts, a protected guest, a failover: build/demo.json
 #   sudo make check   all tests
-#   make bench        measurements: build/bench.json
+#   make bench        measurements: build/bench.json; make bench B=ring_spsc: one of them
+#   make plots        pictures of them: docs/bench-*.svg
 #   make fuzz         libFuzzer on every fuzz-*.c, FUZZ_SECONDS=60 each, FUZZ=NAME... for some
 #   make lint         clang-format, cppcheck, shellcheck
 #
@@ -11,6 +12,11 @@
 
 SHELL := /bin/bash
 SAN ?=
+# `make bench B=NAME` names a measurement, not a directory.
+ifeq ($(MAKECMDGOALS),bench)
+BENCH := $(filter-out build,$(B))
+override B := build
+endif
 B ?= build$(if $(SAN),-san)
 CC := gcc
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
@@ -50,7 +56,7 @@ REPLAY := $(patsubst %.c,$(B)/%,$(filter-out %/fuzz-main.c,$(foreach d,$(LIBDIRS
 FUZZ ?= all
 FUZZ_SECONDS ?= 60
 
-.PHONY: all deps guest demo check check-unit check-integration check-kernel kernel bench fuzz fuzz-bins lint lint-deps clean unit
+.PHONY: all deps guest demo check check-unit check-integration check-kernel kernel bench bench-programs plots fuzz fuzz-bins lint lint-deps clean unit
 all: $(BINS)
 unit: $(UNIT) $(if $(SAN),$(REPLAY))
 fuzz-bins: $(REPLAY:=-lf)
@@ -118,12 +124,24 @@ check-kernel: kernel
 	$(MAKE) all
 	tests/run --kernel
 
+BENCH_PROGRAMS := $(patsubst tests/bench/%.c,$(B)/bench-%,$(wildcard tests/bench/*.c))
 bench: guest
-	$(MAKE) all build/bench-ring
-	tests/bench/run
+	scripts/install-deps bench
+	$(MAKE) all bench-programs
+	tests/bench/run $(BENCH)
 
-$(B)/bench-ring: tests/bench/ring.c $(B)/ipc.a
-	$(CC) $(ALLCF) -O3 -o $@ $^ -lpthread
+bench-programs: $(BENCH_PROGRAMS)
+
+# DPDK's flags only where its header is used.
+$(B)/bench-ring: BENCH_FLAGS = $(shell pkg-config --cflags libdpdk)
+$(B)/bench-ring: BENCH_LIBS := -lrte_ring -lrte_eal
+$(B)/bench-stage: $(B)/stage/encode.o $(B)/restore/decode.o
+$(B)/bench-%: tests/bench/%.c $(B)/ipc.a
+	$(CC) $(ALLCF) -O3 $(BENCH_FLAGS) -o $@ $(filter %.c %.o,$^) $(B)/ipc.a $(BENCH_LIBS) $(LIBS) -lm
+
+plots:
+	scripts/install-deps bench
+	tests/bench/plots
 
 fuzz:
 	scripts/install-deps fuzz

@@ -6,8 +6,10 @@
  *                                  that QEMU never waits for us
  *   peer migrate SOCKET N GAP_MS   stop, migrate to fd: with x-ignore-shared, cont: cont can
  *                                  only be sent once the migration has completed
+ *   peer incoming SOCKET FILE 0    migrate-incoming of a device state, until RESUME
  *
- * Prints one JSON array of milliseconds, from sending `stop` to the answer to `cont`.
+ * Prints one JSON array of milliseconds; of a pause, from sending `stop` to the answer to
+ * `cont`.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -161,25 +163,44 @@ static double one_migrate(struct client *c)
 	          -1);
 	await(c, "\"completed\"", 1);
 	send_text(c, "{\"execute\":\"cont\"}\n", -1);
-	await(c, "\"RESUME\"", 1);
-	t = mc_now_ns() - t;
 	await(c, "\"return\"", 1);
+	t = mc_now_ns() - t;
 	if (fstat(fd, &st) < 0 || st.st_size < 4096)
 		fail("no state was written");
 	close(fd);
 	return (double)t / 1e6;
 }
 
+static double one_incoming(struct client *c, const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	uint64_t t = mc_now_ns();
+
+	if (fd < 0)
+		fail(path);
+	send_text(c, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"in\"}}\n", fd);
+	send_text(c, "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:in\"}}\n", -1);
+	await(c, "\"RESUME\"", 1);
+	return (double)(mc_now_ns() - t) / 1e6;
+}
+
 int main(int argc, char **argv)
 {
 	struct client *c = calloc(1, sizeof(*c));
 	bool migrate = argc == 5 && !strcmp(argv[1], "migrate");
+	bool incoming = argc == 5 && !strcmp(argv[1], "incoming");
 	char text[256] = "";
 	int n, gap;
 
-	if (argc != 5 || !c || (!migrate && strcmp(argv[1], "bare") != 0)) {
-		fprintf(stderr, "usage: %s bare|migrate SOCKET N GAP_MS\n", argv[0]);
+	if (argc != 5 || !c || (!migrate && !incoming && strcmp(argv[1], "bare") != 0)) {
+		fprintf(stderr, "usage: %s bare|migrate SOCKET N GAP_MS | incoming SOCKET FILE 0\n",
+		        argv[0]);
 		return 2;
+	}
+	if (incoming) {
+		connect_to(c, argv[2]);
+		printf("[%.4f]\n", one_incoming(c, argv[3]));
+		return 0;
 	}
 	n = atoi(argv[3]);
 	gap = atoi(argv[4]);

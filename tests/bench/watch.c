@@ -6,7 +6,8 @@
  *
  * Prints one JSON object: "epochs": what the journal says of each that ended meanwhile (ns), with
  * capture's phases as they stood when it was seen; "metrics": every metric of every role at the
- * end; "grew": by how much each counter grew meanwhile.
+ * end; "grew": by how much each counter grew meanwhile; "copy": the first copy, from link up
+ * to the commit that armed the backup (ns), 0 when the journal has it no more.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -95,6 +96,17 @@ static void print_sums(const uint64_t *now, const uint64_t *then)
 		       (long long)(now[i] - (then ? then[i] : 0)));
 }
 
+static void print_copy(struct mc_arena *a)
+{
+	uint64_t armed = atomic_load(&a->control->armed_epoch);
+	struct mc_journal_record *r = armed ? mc_journal_get(&a->journal, armed) : NULL;
+
+	printf("\"copy\":{\"bytes\":%llu,\"began\":%llu,\"committed\":%llu}",
+	       (unsigned long long)atomic_load(&a->control->sync_total),
+	       (unsigned long long)atomic_load(&a->control->link_changed),
+	       r ? (unsigned long long)atomic_load(&r->stamp[MC_EPOCH_COMMITTED]) : 0ULL);
+}
+
 int main(int argc, char **argv)
 {
 	static struct mc_arena a;
@@ -123,7 +135,9 @@ int main(int argc, char **argv)
 	print_sums(after, NULL);
 	printf("},\"grew\":{");
 	print_sums(after, before);
-	printf("}}\n");
+	printf("},");
+	print_copy(&a);
+	printf("}\n");
 	mc_arena_done(&a);
 	return 0;
 }
