@@ -121,7 +121,7 @@ check-integration: guest
 	tests/run --integration
 
 check-kernel: kernel
-	$(MAKE) all
+	$(MAKE) all build/capture/test-tracker
 	tests/run --kernel
 
 BENCH_PROGRAMS := $(patsubst tests/bench/%.c,$(B)/bench-%,$(wildcard tests/bench/*.c))

@@ -211,9 +211,13 @@ int capture_attach(struct capture *c)
 	if (r < 0)
 		return r;
 	(void)mc_fault(MC_FAULT_CAPTURE_FDSET);
-	r = tracker_attach(&c->tracker, &c->vm, c->a, why, sizeof(why));
+	r = tracker_attach(&c->tracker, (enum mc_tracker)c->a->config->tracker, &c->vm, c->a, why,
+	                   sizeof(why));
 	if (r < 0)
 		return refuse(c, r, why);
+	atomic_store(&c->a->control->tracker, tracker_kind(&c->tracker));
+	mc_info("writes of QEMU %d are tracked by %s", (int)c->vm.pid,
+	        mc_tracker_name(tracker_kind(&c->tracker)));
 	r = guard_start(&c->guard, qmp_fd(c->q), c->a->control);
 	(void)mc_fault(MC_FAULT_CAPTURE_GUARDED);
 	return r < 0 ? mc_log_errno(r, "can't fork the guard") : 0;

@@ -382,7 +382,8 @@ static int capture_start(struct mc_worker *w, void *ctx)
 
 	c->w = w;
 	c->a = &w->arena;
-	c->state_fd = c->state_out = c->tracker.uffd = c->tracker.pagemap = -1;
+	c->state_fd = c->state_out = -1;
+	tracker_init(&c->tracker);
 	for (int i = 0; i < VM_BLOCKS_MAX; i++)
 		c->ram_fd[i] = -1;
 	for (int i = 0; i < MC_STAGES_MAX; i++) {

@@ -121,6 +121,8 @@ int pause_end(struct capture *c, uint64_t began, uint64_t *took);
 int pause_keep(struct capture *c, uint64_t began, uint64_t *took);
 /* Makes QEMU read the beginning of the next pause's first command; between pauses. */
 void pause_prepare(struct capture *c);
+/* Waits for the device state of the pause that is on; its result is in c->saved. */
+void pause_await_saved(struct capture *c);
 
 /* copy.c */
 void copy_list_init(struct capture *c);

@@ -13,6 +13,10 @@
 #define BARRIER_LIMIT (20 * MC_NS_PER_MS)
 #define PRESCAN_PAGES 2048 /* more than this is worth a drained pre-scan */
 
+#define TRACKING_LOST                                                                              \
+	"huge pages for shared memory were turned on: written pages can't be told any more; turn " \
+	"them off, restart QEMU and protect it again"
+
 struct epoch {
 	uint64_t n;
 	_Atomic uint64_t *bitmap;
@@ -144,7 +148,7 @@ static int inside_pause(struct capture *c, struct epoch *e)
 	struct mc_metrics_block *m = mc_worker_metrics(c->w);
 	struct mc_control *ctl = c->a->control;
 	bool gated = c->a->config->gate != MC_GATE_NONE;
-	uint64_t t0 = mc_now_ns(), t1, t2;
+	uint64_t t0, t1, t2;
 	int64_t n;
 	int r;
 
@@ -153,6 +157,9 @@ static int inside_pause(struct capture *c, struct epoch *e)
 		mc_arena_ring(c->a, MC_ROLE_NETGATE);
 		(void)mc_fault(MC_FAULT_CAPTURE_BARRIER);
 	}
+	if (tracker_needs_quiet(&c->tracker))
+		pause_await_saved(c);
+	t0 = mc_now_ns();
 	n = tracker_scan(&c->tracker, e->bitmap, (_Atomic uint64_t *)c->prep.again);
 	t1 = mc_now_ns();
 	r = n < 0 ? (int)n : mc_fault(MC_FAULT_CAPTURE_SCANNED);
@@ -314,8 +321,20 @@ static int hand_over(struct capture *c, struct epoch *e)
 	return 0;
 }
 
+/* What the backup holds can't be brought up to date any more: it must not take over later. */
+static void tracking_lost(struct capture *c, const struct epoch *e)
+{
+	mc_control_refuse(c->a->control, TRACKING_LOST);
+	mc_err(TRACKING_LOST);
+	mc_worker_event(c->w, "tracking-lost", e->n, TRACKING_LOST);
+	atomic_store(&c->a->control->guest_end, MC_REASON_TRACKING);
+	c->phase = PHASE_ENDING;
+}
+
 static void give_up(struct capture *c, struct epoch *e, int error)
 {
+	if (error == -EUCLEAN)
+		tracking_lost(c, e);
 	copy_list_free(c);
 	(void)mc_journal_abort_from(&c->a->journal, e->n, error);
 	epoch_merge_aborted(c);

@@ -11,16 +11,20 @@
 #include "capture.h"
 
 struct options {
-	const char *qmp, *accept, *gated;
+	const char *qmp, *accept, *gated, *tracker; /* tracker NULL: not asked */
 	bool no_gate;
 };
 
 static int parse(int argc, char **argv, struct options *o)
 {
 	static const struct option options[] = {
-	        {"inspect", no_argument, NULL, 'i'},      {"qmp", required_argument, NULL, 'q'},
-	        {"accept", required_argument, NULL, 'a'}, {"gated", required_argument, NULL, 'g'},
-	        {"no-gate", no_argument, NULL, 'n'},      {NULL, 0, NULL, 0},
+	        {"inspect", no_argument, NULL, 'i'},
+	        {"qmp", required_argument, NULL, 'q'},
+	        {"accept", required_argument, NULL, 'a'},
+	        {"gated", required_argument, NULL, 'g'},
+	        {"no-gate", no_argument, NULL, 'n'},
+	        {"tracker", required_argument, NULL, 't'},
+	        {NULL, 0, NULL, 0},
 	};
 	int ch;
 
@@ -31,6 +35,8 @@ static int parse(int argc, char **argv, struct options *o)
 			o->accept = optarg;
 		else if (ch == 'g')
 			o->gated = optarg;
+		else if (ch == 't')
+			o->tracker = optarg;
 		else if (ch == 'n')
 			o->no_gate = true;
 		else if (ch != 'i')
@@ -95,6 +101,18 @@ static bool in_use(const struct vm_info *vm)
 	return fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
 }
 
+/* Can the guest's writes be tracked in the way that was asked for? */
+static void check_tracker(const struct vm_info *vm, const char *name, json_t *refusals)
+{
+	enum mc_tracker kind;
+	char why[512];
+
+	if (mc_tracker_parse(name, &kind) < 0)
+		add_lines(refusals, "there is no such tracker; auto, uffd and soft-dirty are");
+	else if (tracker_check(vm, kind, why, sizeof(why)) < 0)
+		add_lines(refusals, why);
+}
+
 static json_t *inspect(const struct options *o, json_t *refusals)
 {
 	char mc_autofree *all = NULL;
@@ -120,6 +138,8 @@ static json_t *inspect(const struct options *o, json_t *refusals)
 			add_lines(refusals,
 			          "the guest is protected already, by another supervisor; "
 			          "unprotect it there first");
+		if (o->tracker)
+			check_tracker(&vm, o->tracker, refusals);
 		result = report(q, &vm, refusals);
 	} else {
 		add_lines(refusals, why);
@@ -137,7 +157,7 @@ int inspect_main(int argc, char **argv)
 
 	if (parse(argc, argv, &o) < 0) {
 		fprintf(stderr, "usage: mc-capture --inspect --qmp SOCKET [--accept LIST] "
-		                "[--gated LIST | --no-gate]\n");
+		                "[--gated LIST | --no-gate] [--tracker NAME]\n");
 		json_decref(refusals);
 		return 2;
 	}

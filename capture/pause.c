@@ -25,8 +25,7 @@ static int lost(struct capture *c, int r)
 	return r;
 }
 
-/* Takes the answer to the device state's command, if one is open. */
-static void await_saved(struct capture *c)
+void pause_await_saved(struct capture *c)
 {
 	if (!c->saving)
 		return;
@@ -44,7 +43,7 @@ static int resume(struct capture *c)
 	mc_worker_alive(c->w);
 	r = qmp_send_raw(c->q, cont_cmd, sizeof(cont_cmd) - 1);
 	(void)mc_fault(MC_FAULT_CAPTURE_CONT_SENT);
-	await_saved(c);
+	pause_await_saved(c);
 	mc_worker_alive(c->w);
 	if (r == 0)
 		r = qmp_wait(c->q, mc_now_ns() + ANSWER_LIMIT);
@@ -96,7 +95,7 @@ int pause_begin(struct capture *c, bool save, uint64_t *began)
 		r = await_stopped(c, &was_running);
 	if (r < 0 || !was_running) {
 		if (lost(c, r) == 0 || !c->qmp_dead)
-			await_saved(c);
+			pause_await_saved(c);
 		atomic_store(&ctl->paused, 0);
 		if (r < 0)
 			return r;
@@ -129,7 +128,7 @@ int pause_end(struct capture *c, uint64_t began, uint64_t *took)
 
 int pause_keep(struct capture *c, uint64_t began, uint64_t *took)
 {
-	await_saved(c);
+	pause_await_saved(c);
 	c->running = false;
 	*took = mc_now_ns() - began;
 	return c->qmp_dead ? -ECONNRESET : 0;

@@ -1,187 +1,133 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "tracker.h"
-
-#include <dirent.h>
+/* Which way to track, and what both ways share. */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
 
-#include "../ipc/fault.h"
 #include "../ipc/util.h"
-#include "inject.h"
+#include "tracker-private.h"
 
-/* Linux 6.7 ABI that older headers lack (include/uapi/linux/fs.h, userfaultfd.h). */
-struct pm_scan {
-	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define PM_SCAN_IOCTL       _IOWR('f', 16, struct pm_scan)
-#define PM_SCAN_WP          (1 << 0)
-#define PM_SCAN_WPASYNC     (1 << 1)
-#define PM_PAGE_WRITTEN     (1 << 1)
-#define UFFD_WP_UNPOPULATED (1 << 13)
-#define UFFD_WP_ASYNC       (1 << 15)
-#define UFFD_USER_ONLY      1
+/* In the order of preference. */
+static const struct tracker_ops *const ways[] = {&tracker_uffd, &tracker_softdirty};
 
-/* The userfaultfd that QEMU holds, left by a predecessor: its number there, or -ENOENT. */
-static int find_remote(pid_t pid)
+static int choose(enum mc_tracker kind, const struct tracker_ops **ret, char *why, size_t why_len)
 {
-	char path[64], text[64];
-	struct dirent *e;
-	int found = -ENOENT;
-	DIR *d;
-
-	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
-	d = opendir(path);
-	if (!d)
-		return -errno;
-	while (found < 0 && (e = readdir(d))) {
-		ssize_t n = readlinkat(dirfd(d), e->d_name, text, sizeof(text) - 1);
-
-		if (n <= 0)
+	for (size_t i = 0; i < MC_ARRAY_SIZE(ways); i++) {
+		if (kind != MC_TRACKER_AUTO && kind != ways[i]->kind)
 			continue;
-		text[n] = '\0';
-		if (strcmp(text, "anon_inode:[userfaultfd]") == 0)
-			found = atoi(e->d_name);
-	}
-	closedir(d);
-	return found;
-}
-
-static int make_remote(pid_t pid, char *why, size_t why_len)
-{
-	const uint64_t arg[3] = {O_CLOEXEC | O_NONBLOCK | UFFD_USER_ONLY, 0, 0};
-	int64_t fd = -1;
-	int r = inject_syscall(pid, SYS_userfaultfd, arg, &fd, NULL);
-
-	if (r < 0) {
-		snprintf(why, why_len,
-		         "can't make a system call in QEMU %d: %s; CAP_SYS_PTRACE is needed and "
-		         "nobody else (gdb, strace) may trace it",
-		         (int)pid, strerror(-r));
-		return r;
-	}
-	if (fd < 0) {
-		snprintf(why, why_len,
-		         "QEMU %d can't create a userfaultfd: %s; a seccomp sandbox (-sandbox) "
-		         "must allow userfaultfd",
-		         (int)pid, strerror((int)-fd));
-		return (int)fd;
-	}
-	return (int)fd;
-}
-
-static int fetch(struct tracker *t, char *why, size_t why_len)
-{
-	int mc_autoclose pidfd = (int)syscall(SYS_pidfd_open, t->vm->pid, 0);
-
-	if (pidfd >= 0)
-		t->uffd = (int)syscall(SYS_pidfd_getfd, pidfd, t->remote_fd, 0);
-	if (pidfd < 0 || t->uffd < 0) {
-		int r = -errno;
-
-		t->uffd = -1;
-		snprintf(why, why_len, "can't fetch the userfaultfd of QEMU %d: %s",
-		         (int)t->vm->pid, strerror(-r));
-		return r;
-	}
-	return 0;
-}
-
-static int enable(struct tracker *t, char *why, size_t why_len)
-{
-	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_WP_ASYNC | UFFD_WP_UNPOPULATED};
-
-	/* EINVAL as well when a predecessor did it: then registering tells. */
-	if (ioctl(t->uffd, UFFDIO_API, &api) < 0 && errno != EINVAL && errno != EPERM) {
-		snprintf(why, why_len, "UFFDIO_API: %s", strerror(errno));
-		return -errno;
-	}
-	for (unsigned i = 0; i < t->vm->nblocks; i++) {
-		struct uffdio_register reg = {
-		        .range = {.start = t->vm->block[i].hva, .len = t->vm->block[i].size},
-		        .mode = UFFDIO_REGISTER_MODE_WP};
-
-		if (ioctl(t->uffd, UFFDIO_REGISTER, &reg) == 0 || errno == EBUSY)
-			continue;
-		snprintf(why, why_len,
-		         "this kernel can't track writes to RAM block %s (%s); Linux 6.7 or newer "
-		         "is needed",
-		         t->vm->block[i].name, strerror(errno));
-		return errno == EINVAL ? -EOPNOTSUPP : -errno;
-	}
-	return 0;
-}
-
-int tracker_attach(struct tracker *t, const struct vm_info *vm, struct mc_arena *arena, char *why,
-                   size_t why_len)
-{
-	char path[64];
-	int r;
-
-	*t = (struct tracker){.vm = vm, .arena = arena, .uffd = -1, .pagemap = -1};
-	t->remote_fd = find_remote(vm->pid);
-	if (t->remote_fd == -ENOENT)
-		t->remote_fd = make_remote(vm->pid, why, why_len);
-	if (t->remote_fd < 0)
-		return t->remote_fd;
-	r = fetch(t, why, why_len);
-	(void)mc_fault(MC_FAULT_CAPTURE_FETCHED);
-	if (r == 0)
-		r = enable(t, why, why_len);
-	(void)mc_fault(MC_FAULT_CAPTURE_REGISTERED);
-	if (r == 0) {
-		snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vm->pid);
-		t->pagemap = open(path, O_RDONLY | O_CLOEXEC);
-		if (t->pagemap < 0) {
-			r = -errno;
-			snprintf(why, why_len, "%s: %s", path, strerror(errno));
+		if (ways[i]->supported()) {
+			*ret = ways[i];
+			return 0;
 		}
+		if (kind == ways[i]->kind) {
+			snprintf(why, why_len,
+			         "this kernel can't track writes by %s: it lacks %s; leave the "
+			         "choice to us (tracker=auto), or run one that has it",
+			         mc_tracker_name(kind), ways[i]->needs);
+			return -EOPNOTSUPP;
+		}
+	}
+	snprintf(why, why_len,
+	         "this kernel can't track writes: it has neither %s nor %s; run one that has one "
+	         "of them, as Debian's do",
+	         tracker_uffd.needs, tracker_softdirty.needs);
+	return -EOPNOTSUPP;
+}
+
+static int choose_checked(const struct vm_info *vm, enum mc_tracker kind,
+                          const struct tracker_ops **ret, char *why, size_t why_len)
+{
+	int r = choose(kind, ret, why, why_len);
+
+	if (r == 0 && (*ret)->check)
+		r = (*ret)->check(vm, why, why_len);
+	return r;
+}
+
+int tracker_check(const struct vm_info *vm, enum mc_tracker kind, char *why, size_t why_len)
+{
+	const struct tracker_ops *ops = NULL;
+	int r = choose_checked(vm, kind, &ops, why, why_len);
+
+	return r < 0 ? r : (int)ops->kind;
+}
+
+void tracker_init(struct tracker *t)
+{
+	*t = (struct tracker){.pagemap = -1, .uffd = -1, .clear_refs = -1, .policy_fd = -1};
+	for (int i = 0; i < VM_BLOCKS_MAX; i++)
+		t->ram_fd[i] = -1;
+}
+
+int tracker_attach(struct tracker *t, enum mc_tracker kind, const struct vm_info *vm,
+                   struct mc_arena *arena, char *why, size_t why_len)
+{
+	const struct tracker_ops *ops = NULL;
+	char path[64];
+	int r = choose_checked(vm, kind, &ops, why, why_len);
+
+	if (r < 0)
+		return r;
+	tracker_init(t);
+	t->ops = ops;
+	t->vm = vm;
+	t->arena = arena;
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vm->pid);
+	t->pagemap = open(path, O_RDONLY | O_CLOEXEC);
+	if (t->pagemap < 0) {
+		r = -errno;
+		snprintf(why, why_len, "%s: %s; CAP_SYS_PTRACE is needed", path, strerror(-r));
+	} else {
+		r = ops->attach(t, why, why_len);
 	}
 	if (r < 0)
 		tracker_done(t);
-	else
-		(void)madvise(arena->vector, sizeof(struct mc_region) * MC_VECTOR_REGIONS,
-		              MADV_POPULATE_WRITE);
+	return r;
+}
+
+enum mc_tracker tracker_kind(const struct tracker *t)
+{
+	return t->ops ? t->ops->kind : MC_TRACKER_AUTO;
+}
+
+bool tracker_needs_quiet(const struct tracker *t)
+{
+	return t->ops && t->ops->quiet;
+}
+
+int tracker_detach(struct tracker *t)
+{
+	int r = t->ops && t->ops->detach ? t->ops->detach(t) : 0;
+
+	tracker_done(t);
 	return r;
 }
 
 void tracker_done(struct tracker *t)
 {
-	mc_closep(&t->uffd);
 	mc_closep(&t->pagemap);
+	mc_closep(&t->uffd);
+	mc_closep(&t->clear_refs);
+	mc_closep(&t->policy_fd);
+	for (int i = 0; i < VM_BLOCKS_MAX; i++)
+		mc_closep(&t->ram_fd[i]);
+	free(t->entries);
+	tracker_init(t);
 }
 
-int tracker_detach(struct tracker *t)
+int64_t tracker_scan(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64_t *also)
 {
-	uint64_t arg[3] = {(uint64_t)t->remote_fd, 0, 0};
-	int64_t result = 0;
-	int r;
-
-	if (t->uffd < 0)
-		return 0;
-	for (unsigned i = 0; i < t->vm->nblocks; i++) {
-		struct uffdio_range range = {.start = t->vm->block[i].hva,
-		                             .len = t->vm->block[i].size};
-
-		(void)ioctl(t->uffd, UFFDIO_UNREGISTER, &range);
-	}
-	tracker_done(t);
-	/* Only the descriptor that we made is closed: the number may have been reused. */
-	if (find_remote(t->vm->pid) != t->remote_fd)
-		return 0;
-	r = inject_syscall(t->vm->pid, SYS_close, arg, &result, NULL);
-	return r < 0 ? r : (int)result;
+	return t->ops->scan(t, bitmap, also);
 }
 
-/* Sets the bits of pages [first, first + n). */
-static void set_bits(_Atomic uint64_t *bitmap, uint64_t first, uint64_t n)
+int64_t tracker_recover(struct tracker *t, _Atomic uint64_t *bitmap)
+{
+	return t->ops && t->ops->recover ? t->ops->recover(t, bitmap) : 0;
+}
+
+void tracker_set_bits(_Atomic uint64_t *bitmap, uint64_t first, uint64_t n)
 {
 	while (n) {
 		uint64_t bit = first % 64, take = mc_min_u64(64 - bit, n);
@@ -191,89 +137,4 @@ static void set_bits(_Atomic uint64_t *bitmap, uint64_t first, uint64_t n)
 		first += take;
 		n -= take;
 	}
-}
-
-/*
- * Moves the vector into the bitmaps and zeroes it, last region first: whoever dies in here
- * leaves a vector whose first zero region ends what isn't in the bitmap for sure.
- */
-static int64_t take_vector(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64_t *also)
-{
-	struct mc_region *v = t->arena->vector;
-	const struct mc_control *c = t->arena->control;
-	int64_t pages = 0;
-	size_t n = 0;
-
-	(void)mc_fault(MC_FAULT_CAPTURE_VECTOR);
-	for (; n < MC_VECTOR_REGIONS && v[n].end; n++) {
-		for (unsigned i = 0; i < t->vm->nblocks; i++) {
-			const struct vm_block *b = &t->vm->block[i];
-			uint64_t from = mc_max_u64(v[n].start, b->hva);
-			uint64_t to = mc_min_u64(v[n].end, b->hva + b->size);
-			uint64_t first;
-
-			if (from >= to)
-				continue;
-			first = c->block[i].first_page + (from - b->hva) / MC_PAGE_SIZE;
-			set_bits(bitmap, first, (to - from) / MC_PAGE_SIZE);
-			if (also)
-				set_bits(also, first, (to - from) / MC_PAGE_SIZE);
-			pages += (int64_t)((to - from) / MC_PAGE_SIZE);
-		}
-	}
-	atomic_thread_fence(memory_order_seq_cst);
-	(void)mc_fault(MC_FAULT_CAPTURE_VECTOR_TAKEN);
-	while (n-- > 0)
-		v[n] = (struct mc_region){0};
-	return pages;
-}
-
-int64_t tracker_recover(struct tracker *t, _Atomic uint64_t *bitmap)
-{
-	return take_vector(t, bitmap, NULL);
-}
-
-static int64_t scan_block(struct tracker *t, const struct vm_block *b, _Atomic uint64_t *bitmap,
-                          _Atomic uint64_t *also)
-{
-	uint64_t at = b->hva, end = b->hva + b->size;
-	int64_t pages = 0;
-
-	while (at < end) {
-		struct pm_scan s = {.size = sizeof(s),
-		                    .flags = PM_SCAN_WP | PM_SCAN_WPASYNC,
-		                    .start = at,
-		                    .end = end,
-		                    .vec = (uint64_t)t->arena->vector,
-		                    .vec_len = MC_VECTOR_REGIONS,
-		                    .category_mask = PM_PAGE_WRITTEN,
-		                    .return_mask = PM_PAGE_WRITTEN};
-		int n = ioctl(t->pagemap, PM_SCAN_IOCTL, &s);
-		int r = n < 0 ? -errno : 0;
-
-		/* What the kernel has written before an error counts. */
-		pages += take_vector(t, bitmap, also);
-		if (r < 0)
-			return r;
-		if (s.walk_end <= at)
-			return -EIO;
-		at = s.walk_end;
-	}
-	return pages;
-}
-
-int64_t tracker_scan(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64_t *also)
-{
-	int64_t pages = 0;
-
-	for (unsigned i = 0; i < t->vm->nblocks; i++) {
-		int64_t n = scan_block(t, &t->vm->block[i], bitmap, also);
-
-		if (n < 0)
-			return n;
-		pages += n;
-		if (mc_fault(MC_FAULT_CAPTURE_SCAN) < 0)
-			return -EIO;
-	}
-	return pages;
 }

@@ -1,34 +1,69 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Dirty tracking of the guest's RAM from outside QEMU: userfaultfd write protection in
- * asynchronous mode, read and re-armed by PAGEMAP_SCAN (Linux 6.7, Documentation/
- * admin-guide/mm/pagemap.rst and userfaultfd.rst).
+ * Dirty tracking of the guest's RAM from outside QEMU.  Two ways, behind one interface:
+ *
+ *   uffd        userfaultfd write protection in asynchronous mode, read and re-armed by
+ *               PAGEMAP_SCAN (Linux 6.7; Documentation/admin-guide/mm/pagemap.rst)
+ *   soft-dirty  the bit that the kernel keeps in each page table entry; /proc/PID/pagemap
+ *               shows it, /proc/PID/clear_refs clears it for the whole process
+ *               (CONFIG_MEM_SOFT_DIRTY; Documentation/admin-guide/mm/soft-dirty.rst)
  */
 #ifndef MC_CAPTURE_TRACKER_H
 #define MC_CAPTURE_TRACKER_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "../ipc/arena.h"
 #include "../qmp/vm.h"
 
+struct tracker_ops;
+
 struct tracker {
+	const struct tracker_ops *ops; /* NULL: not attached */
 	const struct vm_info *vm;
 	struct mc_arena *arena;
+	int pagemap; /* /proc/PID/pagemap, owned */
+	/* uffd */
 	int uffd;      /* our copy, owned */
 	int remote_fd; /* its number in QEMU */
-	int pagemap;   /* /proc/PID/pagemap, owned */
+	/* soft-dirty */
+	int clear_refs;            /* /proc/PID/clear_refs, owned */
+	int policy_fd;             /* the system's policy on huge pages, owned; -1: it has none */
+	char policy[64];           /* what it said when the guest was checked */
+	int ram_fd[VM_BLOCKS_MAX]; /* owned */
+	uint64_t *entries;         /* buffer for pagemap, owned */
 };
 
-/*
- * Starts tracking all blocks of @vm; takes over what a dead predecessor left in QEMU.  0, or
- * negative errno with a sentence in @why.
- */
-int tracker_attach(struct tracker *t, const struct vm_info *vm, struct mc_arena *arena, char *why,
-                   size_t why_len);
+/* Not attached: every function but tracker_scan() may be called on it. */
+void tracker_init(struct tracker *t);
 
-/* Ends tracking and closes the userfaultfd inside QEMU. */
+/*
+ * Whether writes to the RAM of @vm can be tracked in the way @kind (MC_TRACKER_AUTO: the first
+ * one that this kernel has), without changing anything.  The way, or negative errno with a
+ * sentence in @why that names what is in the way and the remedy: -EOPNOTSUPP (the kernel),
+ * -EPERM (it would lose pages of this guest).
+ */
+int tracker_check(const struct vm_info *vm, enum mc_tracker kind, char *why, size_t why_len);
+
+/*
+ * Starts tracking all blocks of @vm; takes over what a dead predecessor left in QEMU.  Checks
+ * first.  0, or negative errno with a sentence in @why.
+ */
+int tracker_attach(struct tracker *t, enum mc_tracker kind, const struct vm_info *vm,
+                   struct mc_arena *arena, char *why, size_t why_len);
+
+/* Which way it tracks; MC_TRACKER_AUTO: not attached. */
+enum mc_tracker tracker_kind(const struct tracker *t);
+
+/*
+ * True when nothing at all may write to the guest's RAM during a scan, QEMU itself not either:
+ * such a write would be lost.  The uffd tracker reports it in the next scan.
+ */
+bool tracker_needs_quiet(const struct tracker *t);
+
+/* Ends tracking, inside QEMU too. */
 int tracker_detach(struct tracker *t);
 
 /* Closes our side only. */
@@ -36,9 +71,10 @@ void tracker_done(struct tracker *t);
 
 /*
  * Adds every page written since the last scan to @bitmap (and to @also unless NULL) and
- * re-protects it.  The guest must be stopped and drained.  Safe against death at any
- * instant: the result of each ioctl stands in the arena's vector before it is in the bitmap
- * (tracker_recover()).  Returns the number of pages or negative errno.
+ * begins to track it anew.  The guest must be stopped and drained.  Safe against death at any
+ * instant as @bitmap is in the arena: what isn't in there, or in the arena's vector
+ * (tracker_recover()), is reported again.  Returns the number of pages, or negative errno;
+ * -EUCLEAN: pages may have been lost: the copy on the backup can't be brought up to date.
  */
 int64_t tracker_scan(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64_t *also);
 

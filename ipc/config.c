@@ -33,6 +33,24 @@ void mc_config_defaults(struct mc_config *c)
 	strcpy(c->arbiter, "none");
 }
 
+static const char *const tracker_names[] = {"auto", "uffd", "soft-dirty"};
+
+const char *mc_tracker_name(enum mc_tracker t)
+{
+	return (size_t)t < MC_ARRAY_SIZE(tracker_names) ? tracker_names[t] : "?";
+}
+
+int mc_tracker_parse(const char *name, enum mc_tracker *ret)
+{
+	for (size_t i = 0; i < MC_ARRAY_SIZE(tracker_names); i++) {
+		if (strcmp(name, tracker_names[i]) != 0)
+			continue;
+		*ret = (enum mc_tracker)i;
+		return 0;
+	}
+	return -EINVAL;
+}
+
 int mc_guest_name_check(const char *name)
 {
 	size_t n = strnlen(name, MC_NAME_MAX);
@@ -88,6 +106,7 @@ static int check_numbers(const struct mc_config *c, char *why, size_t len)
 	        {"number of NICs", c->nnics, 0, MC_NICS_MAX},
 	        {"on-host-shutdown", c->on_host_shutdown, 0, 1},
 	        {"insecure", c->insecure, 0, 1},
+	        {"tracker", c->tracker, 0, MC_TRACKERS - 1},
 	        {"term", c->term.number, 0, (1 << 20) - 1},
 	        {"takeover term", c->takeover_term.number, 0, (1 << 20) - 1},
 	};

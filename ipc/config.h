@@ -57,6 +57,14 @@ enum mc_overload {
 	MC_OVERLOAD_UNPROTECT = 2,
 };
 
+/* How writes to the guest's RAM are tracked: capture/tracker.h. */
+enum mc_tracker {
+	MC_TRACKER_AUTO = 0, /* the best that the kernel has */
+	MC_TRACKER_UFFD = 1,
+	MC_TRACKER_SOFT_DIRTY = 2,
+	MC_TRACKERS = 3,
+};
+
 struct mc_config {
 	/* may change while running */
 	_Atomic uint64_t generation;
@@ -82,6 +90,7 @@ struct mc_config {
 	uint32_t nnics;
 	uint32_t on_host_shutdown; /* QEMU ended by its host: 0 failover, 1 stop */
 	uint32_t insecure;         /* 1: plain TCP off loopback was asked for by name */
+	uint32_t tracker;          /* enum mc_tracker */
 	struct mc_term term; /* of this protection (backup: adopted from HELLO, see control.h) */
 	struct mc_term takeover_term; /* backup: reserved and fsynced, used at takeover */
 	struct mc_instance instance;  /* of this end */
@@ -106,6 +115,11 @@ int mc_config_validate(const struct mc_config *c, char *why, size_t why_len);
 
 /* 0 or -EINVAL: [A-Za-z0-9][A-Za-z0-9._-]{0,62}, safe in file names and bus paths. */
 int mc_guest_name_check(const char *name);
+
+/* "auto", "uffd", "soft-dirty"; "?" beyond. */
+const char *mc_tracker_name(enum mc_tracker t);
+/* 0 or -EINVAL. */
+int mc_tracker_parse(const char *name, enum mc_tracker *ret);
 
 /* Interval clamped to 1 ms .. 60 s, in ns. */
 uint64_t mc_config_interval_ns(const struct mc_config *c);

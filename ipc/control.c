@@ -61,10 +61,11 @@ static const char *const state_names[MC_STATES] = {
 };
 
 static const char *const reason_names[MC_REASONS] = {
-        "none",           "started",      "first-commit", "peer-lost",  "peer-back", "guest-died",
-        "guest-shutdown", "host-signal",  "unprotect",    "taken-over", "resolved",  "link-closed",
-        "silence",        "failover",     "refused",      "hotplug",    "overload",  "error",
-        "conflict",       "standby-lost", "guest-panic",  "foreign",    "arbiter",
+        "none",        "started",        "first-commit", "peer-lost",     "peer-back",
+        "guest-died",  "guest-shutdown", "host-signal",  "unprotect",     "taken-over",
+        "resolved",    "link-closed",    "silence",      "failover",      "refused",
+        "hotplug",     "overload",       "error",        "conflict",      "standby-lost",
+        "guest-panic", "foreign",        "arbiter",      "tracking-lost",
 };
 
 const char *mc_state_name(enum mc_state s)

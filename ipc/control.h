@@ -57,9 +57,10 @@ enum mc_reason {
 	MC_REASON_CONFLICT = 18,     /* equal term numbers with different ids */
 	MC_REASON_STANDBY_LOST = 19, /* the standby QEMU died or restarted */
 	MC_REASON_GUEST_PANIC = 20,
-	MC_REASON_FOREIGN = 21, /* somebody else migrates or holds the guest */
-	MC_REASON_ARBITER = 22, /* the arbiter decided */
-	MC_REASONS = 23,
+	MC_REASON_FOREIGN = 21,  /* somebody else migrates or holds the guest */
+	MC_REASON_ARBITER = 22,  /* the arbiter decided */
+	MC_REASON_TRACKING = 23, /* written pages can't be told any more; text in `refusal` */
+	MC_REASONS = 24,
 };
 
 /* --- commit word of the backup -------------------------------------------------------- */
@@ -119,6 +120,7 @@ struct mc_control {
 	_Atomic uint64_t sync_total;  /* bytes of the first copy, estimate; progress */
 	_Atomic uint64_t armed_epoch; /* first real epoch of this protection; 0: still first copy */
 	_Atomic uint64_t capture_ready; /* 1: detached or finished: END may be sent */
+	_Atomic uint64_t tracker;       /* enum mc_tracker that is in use; 0: none yet */
 
 	/* --- primary: written by netgate --- */
 	_Atomic uint64_t barrier_done; /* newest epoch whose barrier stands in every NIC */
@@ -166,7 +168,7 @@ struct mc_control {
 	_Atomic uint64_t blocks; /* number of valid entries in block[] */
 	/* the QEMU that block[] belongs to; written with it, by restore or capture */
 	_Atomic uint64_t qemu_pid, qemu_start;
-	uint8_t pad[48];
+	uint8_t pad[40];
 	struct mc_block block[MC_BLOCKS_MAX];
 	/*
 	 * What the guest is (QEMU version, machine, CPU model, devices), a line each, sorted, NUL

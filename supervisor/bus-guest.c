@@ -270,6 +270,9 @@ static int property_text(sd_bus *bus, const char *path, const char *iface, const
 		v = g->arena.config->qmp;
 	else if (strcmp(prop, "Gate") == 0)
 		v = gates[g->arena.config->gate % 3];
+	else if (strcmp(prop, "Tracker") == 0)
+		v = mc_tracker_name((enum mc_tracker)(atomic_load(&g->arena.control->tracker)
+		                                              ?: g->arena.config->tracker));
 	else if (strcmp(prop, "Message") == 0)
 		v = (snprintf(text, sizeof(text), "%.*s", MC_WHY_MAX - 1,
 		              g->arena.control->refusal),
@@ -425,6 +428,7 @@ static const sd_bus_vtable guest_vtable[] = {
         TEXT("Peer"),
         TEXT("Qmp"),
         TEXT("Gate"),
+        TEXT("Tracker"),
         TEXT("Message"),
         NUMBER("Term"),
         NUMBER("Epoch"),

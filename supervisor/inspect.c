@@ -81,7 +81,7 @@ static int on_limit(sd_event_source *s, uint64_t usec, void *userdata)
 static void run(const struct manager *m, const struct request *rq, bool primary, int out)
 {
 	char path[512], gated[MC_NICS_MAX * MC_NAME_MAX];
-	const char *argv[12] = {path, "--inspect", "--qmp", rq->cfg.qmp};
+	const char *argv[16] = {path, "--inspect", "--qmp", rq->cfg.qmp};
 	int n = 4;
 	sigset_t none;
 
@@ -89,6 +89,10 @@ static void run(const struct manager *m, const struct request *rq, bool primary,
 	if (primary && rq->cfg.accept[0]) {
 		argv[n++] = "--accept";
 		argv[n++] = rq->cfg.accept;
+	}
+	if (primary && !rq->args_only) {
+		argv[n++] = "--tracker";
+		argv[n++] = mc_tracker_name((enum mc_tracker)rq->cfg.tracker);
 	}
 	if (primary && rq->cfg.nnics) {
 		request_gated(rq, gated, sizeof(gated));

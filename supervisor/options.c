@@ -126,6 +126,14 @@ static int set_choice(struct request *rq, const struct option_def *d, const char
 		strcpy(rq->cfg.transport, "tcp");
 		return 0;
 	}
+	if (strcmp(d->key, "tracker") == 0) {
+		enum mc_tracker t;
+
+		if (mc_tracker_parse(v, &t) < 0)
+			return -EINVAL;
+		rq->cfg.tracker = t;
+		return 0;
+	}
 	if (strcmp(d->key, "on-host-shutdown") == 0) {
 		rq->cfg.on_host_shutdown = strcmp(v, "stop") == 0;
 		return strcmp(v, "stop") == 0 || strcmp(v, "failover") == 0 ? 0 : -EINVAL;
@@ -219,6 +227,7 @@ static const struct option_def options[] = {
         {"gate", "none (or give --relay)", false, false, set_choice, 0, 0, 0, 0, 0},
         {"transport", "tcp or auto (rdma isn't in this build)", false, false, set_choice, 0, 0, 0,
          0, 0},
+        {"tracker", "auto, uffd or soft-dirty", false, false, set_choice, 0, 0, 0, 0, 0},
         {"on-overload", "throttle, hold or unprotect", true, false, set_choice, 0, 0, 0, 0, 0},
         {"on-host-shutdown", "failover or stop", false, false, set_choice, 0, 0, 0, 0, 0},
         {"arbiter", "none or exec:COMMAND", false, false, set_arbiter, 0, 0, 0, 0, 0},

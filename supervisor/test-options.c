@@ -67,6 +67,7 @@ static void test_bad_values(void **state)
 	        {"on-overload", "panic"},
 	        {"gate", "open"},
 	        {"transport", "pigeon"},
+	        {"tracker", "magic"},
 	        {"insecure", "maybe"},
 	        {"relay", "n0"},
 	        {"relay", "n0=unix:"},

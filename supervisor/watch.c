@@ -106,7 +106,7 @@ static void keep_terms(struct guest *g, enum mc_state s)
 static bool has_sentence(enum mc_reason r)
 {
 	return r == MC_REASON_REFUSED || r == MC_REASON_ERROR || r == MC_REASON_PEER_LOST ||
-	       r == MC_REASON_CONFLICT || r == MC_REASON_OVERLOAD;
+	       r == MC_REASON_CONFLICT || r == MC_REASON_OVERLOAD || r == MC_REASON_TRACKING;
 }
 
 /* How long it was in the state that it leaves; for a takeover also how long that took. */

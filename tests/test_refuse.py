@@ -50,6 +50,7 @@ def test_guests_that_cannot_be_protected():
         guest_is_refused(w, ["user"], nic_backend="user", protect_args=["--gate", "none"])
         guest_is_refused(w, ["virtio-balloon"], ["-device", "virtio-balloon-pci"])
         guest_is_refused(w, ["isa-serial"], serial=True)
+        guest_is_refused(w, ["soft-dirty"], protect_args=["--tracker", "soft-dirty", "--gate", "none"], nics=0)
         guest_is_refused(w, ["n0", "relay"], protect_args=["--relay", "n9=unix:/tmp/x,tap=tap0"])
 
 

@@ -408,7 +408,7 @@ static int take_end_ack(struct transport *t)
 		return -EPROTO;
 	atomic_store_explicit(&c->end_acked, 1, memory_order_release);
 	(void)mc_fault(MC_FAULT_TRANSPORT_END_ACK);
-	if (end == MC_REASON_HOTPLUG || end == MC_REASON_OVERLOAD ||
+	if (end == MC_REASON_HOTPLUG || end == MC_REASON_OVERLOAD || end == MC_REASON_TRACKING ||
 	    (!end && want == MC_REASON_ERROR))
 		move_any(t, MC_STATE_DEGRADED, (enum mc_reason)(end ? end : want));
 	else

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Tracking by userfaultfd and PAGEMAP_SCAN. */
+#include "tracker-private.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "../ipc/fault.h"
+#include "../ipc/util.h"
+#include "inject.h"
+
+/* Linux 6.7 ABI that older headers lack (include/uapi/linux/fs.h, userfaultfd.h). */
+struct pm_scan {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+#define PM_SCAN_IOCTL       _IOWR('f', 16, struct pm_scan)
+#define PM_SCAN_WP          (1 << 0)
+#define PM_SCAN_WPASYNC     (1 << 1)
+#define PM_PAGE_WRITTEN     (1 << 1)
+#define UFFD_WP_UNPOPULATED (1 << 13)
+#define UFFD_WP_ASYNC       (1 << 15)
+#define UFFD_USER_ONLY      1
+
+/* The userfaultfd that QEMU holds, left by a predecessor: its number there, or -ENOENT. */
+static int find_remote(pid_t pid)
+{
+	char path[64], text[64];
+	struct dirent *e;
+	int found = -ENOENT;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+	d = opendir(path);
+	if (!d)
+		return -errno;
+	while (found < 0 && (e = readdir(d))) {
+		ssize_t n = readlinkat(dirfd(d), e->d_name, text, sizeof(text) - 1);
+
+		if (n <= 0)
+			continue;
+		text[n] = '\0';
+		if (strcmp(text, "anon_inode:[userfaultfd]") == 0)
+			found = atoi(e->d_name);
+	}
+	closedir(d);
+	return found;
+}
+
+static int make_remote(pid_t pid, char *why, size_t why_len)
+{
+	const uint64_t arg[3] = {O_CLOEXEC | O_NONBLOCK | UFFD_USER_ONLY, 0, 0};
+	int64_t fd = -1;
+	int r = inject_syscall(pid, SYS_userfaultfd, arg, &fd, NULL);
+
+	if (r < 0) {
+		snprintf(why, why_len,
+		         "can't make a system call in QEMU %d: %s; CAP_SYS_PTRACE is needed and "
+		         "nobody else (gdb, strace) may trace it",
+		         (int)pid, strerror(-r));
+		return r;
+	}
+	if (fd < 0) {
+		snprintf(why, why_len,
+		         "QEMU %d can't create a userfaultfd: %s; a seccomp sandbox (-sandbox) "
+		         "must allow userfaultfd",
+		         (int)pid, strerror((int)-fd));
+		return (int)fd;
+	}
+	return (int)fd;
+}
+
+static int fetch(struct tracker *t, char *why, size_t why_len)
+{
+	int mc_autoclose pidfd = (int)syscall(SYS_pidfd_open, t->vm->pid, 0);
+
+	if (pidfd >= 0)
+		t->uffd = (int)syscall(SYS_pidfd_getfd, pidfd, t->remote_fd, 0);
+	if (pidfd < 0 || t->uffd < 0) {
+		int r = -errno;
+
+		t->uffd = -1;
+		snprintf(why, why_len, "can't fetch the userfaultfd of QEMU %d: %s",
+		         (int)t->vm->pid, strerror(-r));
+		return r;
+	}
+	return 0;
+}
+
+static int enable(struct tracker *t, char *why, size_t why_len)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_WP_ASYNC | UFFD_WP_UNPOPULATED};
+
+	/* EINVAL as well when a predecessor did it: then registering tells. */
+	if (ioctl(t->uffd, UFFDIO_API, &api) < 0 && errno != EINVAL && errno != EPERM) {
+		snprintf(why, why_len, "UFFDIO_API: %s", strerror(errno));
+		return -errno;
+	}
+	for (unsigned i = 0; i < t->vm->nblocks; i++) {
+		struct uffdio_register reg = {
+		        .range = {.start = t->vm->block[i].hva, .len = t->vm->block[i].size},
+		        .mode = UFFDIO_REGISTER_MODE_WP};
+
+		if (ioctl(t->uffd, UFFDIO_REGISTER, &reg) == 0 || errno == EBUSY)
+			continue;
+		snprintf(why, why_len,
+		         "this kernel can't track writes to RAM block %s (%s); Linux 6.7 or newer "
+		         "is needed",
+		         t->vm->block[i].name, strerror(errno));
+		return errno == EINVAL ? -EOPNOTSUPP : -errno;
+	}
+	return 0;
+}
+
+static int uffd_attach(struct tracker *t, char *why, size_t why_len)
+{
+	int r;
+
+	t->remote_fd = find_remote(t->vm->pid);
+	if (t->remote_fd == -ENOENT)
+		t->remote_fd = make_remote(t->vm->pid, why, why_len);
+	if (t->remote_fd < 0)
+		return t->remote_fd;
+	r = fetch(t, why, why_len);
+	(void)mc_fault(MC_FAULT_CAPTURE_FETCHED);
+	if (r == 0)
+		r = enable(t, why, why_len);
+	(void)mc_fault(MC_FAULT_CAPTURE_REGISTERED);
+	if (r == 0)
+		(void)madvise(t->arena->vector, sizeof(struct mc_region) * MC_VECTOR_REGIONS,
+		              MADV_POPULATE_WRITE);
+	return r;
+}
+
+/* Both came with Linux 6.7; either may be missing from a kernel's configuration. */
+static bool uffd_supported(void)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_WP_ASYNC | UFFD_WP_UNPOPULATED};
+	int mc_autoclose pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	int mc_autoclose fd =
+	        (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_ONLY);
+	struct pm_scan nothing = {.size = sizeof(nothing),
+	                          .category_mask = PM_PAGE_WRITTEN,
+	                          .return_mask = PM_PAGE_WRITTEN};
+
+	/* What is forbidden to us is asked of QEMU: it is there. */
+	if (fd < 0 && errno == ENOSYS)
+		return false;
+	if (fd >= 0 && ioctl(fd, UFFDIO_API, &api) < 0 && errno == EINVAL)
+		return false;
+	return pagemap < 0 || ioctl(pagemap, PM_SCAN_IOCTL, &nothing) >= 0 || errno != ENOTTY;
+}
+
+static int uffd_detach(struct tracker *t)
+{
+	uint64_t arg[3] = {(uint64_t)t->remote_fd, 0, 0};
+	int64_t result = 0;
+	int r;
+
+	for (unsigned i = 0; i < t->vm->nblocks; i++) {
+		struct uffdio_range range = {.start = t->vm->block[i].hva,
+		                             .len = t->vm->block[i].size};
+
+		(void)ioctl(t->uffd, UFFDIO_UNREGISTER, &range);
+	}
+	mc_closep(&t->uffd);
+	/* Only the descriptor that we made is closed: the number may have been reused. */
+	if (find_remote(t->vm->pid) != t->remote_fd)
+		return 0;
+	r = inject_syscall(t->vm->pid, SYS_close, arg, &result, NULL);
+	return r < 0 ? r : (int)result;
+}
+
+/*
+ * Moves the vector into the bitmaps and zeroes it, last region first: whoever dies in here
+ * leaves a vector whose first zero region ends what isn't in the bitmap for sure.
+ */
+static int64_t take_vector(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64_t *also)
+{
+	struct mc_region *v = t->arena->vector;
+	const struct mc_control *c = t->arena->control;
+	int64_t pages = 0;
+	size_t n = 0;
+
+	(void)mc_fault(MC_FAULT_CAPTURE_VECTOR);
+	for (; n < MC_VECTOR_REGIONS && v[n].end; n++) {
+		for (unsigned i = 0; i < t->vm->nblocks; i++) {
+			const struct vm_block *b = &t->vm->block[i];
+			uint64_t from = mc_max_u64(v[n].start, b->hva);
+			uint64_t to = mc_min_u64(v[n].end, b->hva + b->size);
+			uint64_t first;
+
+			if (from >= to)
+				continue;
+			first = c->block[i].first_page + (from - b->hva) / MC_PAGE_SIZE;
+			tracker_set_bits(bitmap, first, (to - from) / MC_PAGE_SIZE);
+			if (also)
+				tracker_set_bits(also, first, (to - from) / MC_PAGE_SIZE);
+			pages += (int64_t)((to - from) / MC_PAGE_SIZE);
+		}
+	}
+	atomic_thread_fence(memory_order_seq_cst);
+	(void)mc_fault(MC_FAULT_CAPTURE_VECTOR_TAKEN);
+	while (n-- > 0)
+		v[n] = (struct mc_region){0};
+	return pages;
+}
+
+static int64_t uffd_recover(struct tracker *t, _Atomic uint64_t *bitmap)
+{
+	return take_vector(t, bitmap, NULL);
+}
+
+static int64_t scan_block(struct tracker *t, const struct vm_block *b, _Atomic uint64_t *bitmap,
+                          _Atomic uint64_t *also)
+{
+	uint64_t at = b->hva, end = b->hva + b->size;
+	int64_t pages = 0;
+
+	while (at < end) {
+		struct pm_scan s = {.size = sizeof(s),
+		                    .flags = PM_SCAN_WP | PM_SCAN_WPASYNC,
+		                    .start = at,
+		                    .end = end,
+		                    .vec = (uint64_t)t->arena->vector,
+		                    .vec_len = MC_VECTOR_REGIONS,
+		                    .category_mask = PM_PAGE_WRITTEN,
+		                    .return_mask = PM_PAGE_WRITTEN};
+		int n = ioctl(t->pagemap, PM_SCAN_IOCTL, &s);
+		int r = n < 0 ? -errno : 0;
+
+		/* What the kernel has written before an error counts. */
+		pages += take_vector(t, bitmap, also);
+		if (r < 0)
+			return r;
+		if (s.walk_end <= at)
+			return -EIO;
+		at = s.walk_end;
+	}
+	return pages;
+}
+
+static int64_t uffd_scan(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64_t *also)
+{
+	int64_t pages = 0;
+
+	for (unsigned i = 0; i < t->vm->nblocks; i++) {
+		int64_t n = scan_block(t, &t->vm->block[i], bitmap, also);
+
+		if (n < 0)
+			return n;
+		pages += n;
+		if (mc_fault(MC_FAULT_CAPTURE_SCAN) < 0)
+			return -EIO;
+	}
+	return pages;
+}
+
+const struct tracker_ops tracker_uffd = {
+        .kind = MC_TRACKER_UFFD,
+        .needs = "PAGEMAP_SCAN and userfaultfd in asynchronous mode (Linux 6.7)",
+        .supported = uffd_supported,
+        .attach = uffd_attach,
+        .detach = uffd_detach,
+        .scan = uffd_scan,
+        .recover = uffd_recover,
+};
