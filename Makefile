@@ -37,11 +37,15 @@ ALLCF := -std=gnu11 -D_GNU_SOURCE -DMC_BUILD_ID='"1.0+$(BUILD_ID)"' $(if $(FAULT
 ALLLD := $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
 PROCS := capture stage transport netgate restore supervisor
-LIBDIRS := ipc qmp
+LIBDIRS := ipc qmp verbs
 LIBS := $(shell pkg-config --libs $(PKGS)) -lpthread
 
 # Processes that talk to QEMU link libmcqmp as well.
 capture_EXTRA := $(B)/qmp.a
+# Only processes that move slabs by RDMA link its libraries.
+transport_EXTRA := $(B)/verbs.a
+transport_LIBS := -lrdmacm -libverbs
+verbs_LIBS := -lrdmacm -libverbs
 restore_EXTRA := $(B)/qmp.a
 
 own = $(foreach f,$(wildcard $1/*.c),$(if $(filter main.c mcctl%.c test-% fuzz-%,$(notdir $f)),,$(f:%.c=$(B)/%.o)))
@@ -68,7 +72,7 @@ $(B)/%.a:
 
 .SECONDEXPANSION:
 $(PROCS:%=$(B)/mc-%): $(B)/mc-%: $(B)/%/main.o $(B)/%.a $$($$*_EXTRA) $(B)/ipc.a
-	$(CC) $(ALLLD) -o $@ $^ $(LIBS)
+	$(CC) $(ALLLD) -o $@ $^ $($*_LIBS) $(LIBS)
 $(B)/mcctl: $(patsubst %.c,$(B)/%.o,$(wildcard supervisor/mcctl*.c)) $(B)/supervisor.a $(B)/ipc.a
 	$(CC) $(ALLLD) -o $@ $^ $(LIBS)
 
@@ -76,7 +80,7 @@ $(B)/mcctl: $(patsubst %.c,$(B)/%.o,$(wildcard supervisor/mcctl*.c)) $(B)/superv
 $(foreach p,$(PROCS),$(if $(call tests,$p),$(eval $(call tests,$p): | $(B)/mc-$p)))
 dirof = $(word 1,$(subst /, ,$(patsubst $(B)/%,%,$1)))
 $(UNIT): $(B)/%: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
-	$(CC) $(ALLLD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a -lcmocka $(LIBS)
+	$(CC) $(ALLLD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a -lcmocka $($(call dirof,$@)_LIBS) $(LIBS)
 
 fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send
 $(REPLAY): $(B)/%: $(B)/%.o $(B)/ipc/fuzz-main.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
@@ -129,6 +133,11 @@ bench: guest
 	scripts/install-deps bench
 	$(MAKE) all bench-programs
 	tests/bench/run $(BENCH)
+
+# Plays what is around one mc-transport, in tests on kernels that have RDMA.
+$(B)/tests/%: tests/kernel/%.c transport/test-link.h $(B)/verbs.a $(B)/ipc.a | $(B)/mc-transport
+	@mkdir -p $(@D)
+	$(CC) $(ALLCF) -o $@ $< $(B)/verbs.a $(B)/ipc.a -lcmocka $(verbs_LIBS) $(LIBS)
 
 bench-programs: $(BENCH_PROGRAMS)
 

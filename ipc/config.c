@@ -107,6 +107,7 @@ static int check_numbers(const struct mc_config *c, char *why, size_t len)
 	        {"on-host-shutdown", c->on_host_shutdown, 0, 1},
 	        {"insecure", c->insecure, 0, 1},
 	        {"tracker", c->tracker, 0, MC_TRACKERS - 1},
+	        {"poll", c->poll, 0, 1},
 	        {"term", c->term.number, 0, (1 << 20) - 1},
 	        {"takeover term", c->takeover_term.number, 0, (1 << 20) - 1},
 	};

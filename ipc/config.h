@@ -89,7 +89,8 @@ struct mc_config {
 	uint32_t gate; /* enum mc_gate_kind over all NICs; NONE: output not held */
 	uint32_t nnics;
 	uint32_t on_host_shutdown; /* QEMU ended by its host: 0 failover, 1 stop */
-	uint32_t insecure;         /* 1: plain TCP off loopback was asked for by name */
+	uint32_t insecure;         /* 1: plain TCP or RDMA off loopback was asked for by name */
+	uint32_t poll;             /* 1: RDMA completions are polled for, at the cost of a CPU */
 	uint32_t tracker;          /* enum mc_tracker */
 	struct mc_term term; /* of this protection (backup: adopted from HELLO, see control.h) */
 	struct mc_term takeover_term; /* backup: reserved and fsynced, used at takeover */

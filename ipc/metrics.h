@@ -59,6 +59,9 @@ enum mc_metric_kind {
 	X(RECONNECTS, "reconnects", "1", MC_COUNTER, MC_ROLE_TRANSPORT)                            \
 	X(BYTES_RECEIVED, "bytes_received", "bytes", MC_COUNTER, MC_ROLE_TRANSPORT)                \
 	X(RTT, "rtt", "ns", MC_GAUGE, MC_ROLE_TRANSPORT)                                           \
+	X(PINNED, "pinned", "bytes", MC_GAUGE, MC_ROLE_TRANSPORT)                                  \
+	X(SLAB_BYTES_COPIED, "slab_bytes_copied", "bytes", MC_COUNTER, MC_ROLE_TRANSPORT)          \
+	X(CREDIT_WAITS, "credit_waits", "1", MC_COUNTER, MC_ROLE_TRANSPORT)                        \
 	X(HELD_PACKETS, "held_packets", "packets", MC_GAUGE, MC_ROLE_NETGATE)                      \
 	X(HELD_BYTES, "held_bytes", "bytes", MC_GAUGE, MC_ROLE_NETGATE)                            \
 	X(GATE_DROPS, "gate_drops", "packets", MC_COUNTER, MC_ROLE_NETGATE)                        \

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "util.h"
 #include "wire.h"
 
 static const struct mc_term term = {.number = 7, .id = 0x1234};
@@ -33,8 +34,10 @@ static struct mc_wire_header good(unsigned type, enum mc_side *from)
 	        [MC_MSG_END] = sizeof(struct mc_wire_reason),
 	        [MC_MSG_PING] = sizeof(struct mc_wire_ping),
 	        [MC_MSG_PONG] = sizeof(struct mc_wire_ping),
+	        [MC_MSG_RDMA_ASK] = sizeof(struct mc_wire_rdma_ask),
+	        [MC_MSG_RDMA_OFFER] = sizeof(struct mc_wire_rdma_offer),
 	};
-	bool backup = type == MC_MSG_ACK || type == MC_MSG_NACK;
+	bool backup = type == MC_MSG_ACK || type == MC_MSG_NACK || type == MC_MSG_RDMA_OFFER;
 	bool epoch = (type >= MC_MSG_START && type <= MC_MSG_ABORT);
 	struct mc_wire_header h;
 
@@ -95,18 +98,18 @@ static void test_bad_headers(void **state)
 static void test_types(void **state)
 {
 	static const unsigned only_primary[] = {MC_MSG_START, MC_MSG_SLAB, MC_MSG_COMMIT,
-	                                        MC_MSG_ABORT};
-	static const unsigned only_backup[] = {MC_MSG_ACK, MC_MSG_NACK};
+	                                        MC_MSG_ABORT, MC_MSG_RDMA_ASK};
+	static const unsigned only_backup[] = {MC_MSG_ACK, MC_MSG_NACK, MC_MSG_RDMA_OFFER};
 	struct mc_wire_limits p = limits(MC_SIDE_PRIMARY), b = limits(MC_SIDE_BACKUP);
 	struct mc_wire_header h;
 	enum mc_side from;
 
 	(void)state;
-	for (size_t i = 0; i < 4; i++) {
+	for (size_t i = 0; i < MC_ARRAY_SIZE(only_primary); i++) {
 		h = good(only_primary[i], &from);
 		assert_int_equal(mc_wire_header_check(&h, &b, why, sizeof(why)), -EPROTO);
 	}
-	for (size_t i = 0; i < 2; i++) {
+	for (size_t i = 0; i < MC_ARRAY_SIZE(only_backup); i++) {
 		h = good(only_backup[i], &from);
 		assert_int_equal(mc_wire_header_check(&h, &p, why, sizeof(why)), -EPROTO);
 	}

@@ -38,6 +38,10 @@ static const struct {
                          false},
         [MC_MSG_PONG] = {"PONG", P | B, sizeof(struct mc_wire_ping), sizeof(struct mc_wire_ping),
                          false},
+        [MC_MSG_RDMA_ASK] = {"RDMA_ASK", P, sizeof(struct mc_wire_rdma_ask),
+                             sizeof(struct mc_wire_rdma_ask), false},
+        [MC_MSG_RDMA_OFFER] = {"RDMA_OFFER", B, sizeof(struct mc_wire_rdma_offer),
+                               sizeof(struct mc_wire_rdma_offer) + MC_WHY_MAX - 1, false},
 };
 
 const char *mc_msg_name(unsigned type)

@@ -16,6 +16,9 @@
  *   p PING, b PONG                           PONG echoes the PING's stamp; not after a takeover
  *   either END(reason), other END_ACK        protection ends; END_ACK after disarming
  *
+ * A connection that begins with RDMA_ASK carries nothing else: the backup answers RDMA_OFFER and
+ * closes it; the link is then made by RDMA (wire-rdma.h).
+ *
  * A receiver checks header, type, term, length against the limits below *before* anything
  * is allocated or read on; a violation ends the link (NACK if an epoch is open, a log
  * line), never the process.
@@ -45,7 +48,9 @@ enum mc_msg {
 	MC_MSG_END_ACK = 9,
 	MC_MSG_PING = 10,
 	MC_MSG_PONG = 11,
-	MC_MSG_TYPES = 12,
+	MC_MSG_RDMA_ASK = 12,
+	MC_MSG_RDMA_OFFER = 13,
+	MC_MSG_TYPES = 14,
 };
 
 struct mc_wire_header {
@@ -139,6 +144,19 @@ _Static_assert(sizeof(struct mc_wire_reason) == 8, "wire");
 struct mc_wire_ping {
 	uint64_t stamp; /* sender's CLOCK_MONOTONIC; PONG echoes it */
 };
+
+/* RDMA_ASK: header and this are as long as what the supervisor peeks at to find the guest. */
+struct mc_wire_rdma_ask {
+	char guest[MC_NAME_MAX];
+};
+
+/* RDMA_OFFER: connect by rdma_cm to this address, port @port, with @token in the request. */
+struct mc_wire_rdma_offer {
+	uint64_t token[2];
+	uint32_t port;   /* 0: not possible; the text says why */
+	uint32_t length; /* bytes of text that follow (no NUL), < MC_WHY_MAX */
+};
+_Static_assert(sizeof(struct mc_wire_rdma_offer) == 24, "wire");
 
 /* What a link has agreed on; limits for the checks. */
 struct mc_wire_limits {

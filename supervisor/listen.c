@@ -102,7 +102,7 @@ static void hand_over(struct connection *c, const struct mc_wire_header *h, cons
 	drop(c);
 }
 
-/* True when the header is that of a HELLO; else the connection is gone, a peer of ours told why. */
+/* True when the header is that of a HELLO, or of an RDMA_ASK, which names the guest as well; else the connection is gone, a peer of ours told why. */
 static bool begins_with_hello(struct connection *c, const struct mc_wire_header *h)
 {
 	struct mc_wire_limits lim = {.from = MC_SIDE_PRIMARY, .slab_size = 1};
@@ -113,7 +113,7 @@ static bool begins_with_hello(struct connection *c, const struct mc_wire_header 
 		refuse(c, h, why);
 		return false;
 	}
-	if (r == 0 && h->type == MC_MSG_HELLO)
+	if (r == 0 && (h->type == MC_MSG_HELLO || h->type == MC_MSG_RDMA_ASK))
 		return true;
 	mc_warn("a connection is closed: %s", r < 0 ? why : "it doesn't begin with HELLO");
 	drop(c);

@@ -121,9 +121,9 @@ static int set_choice(struct request *rq, const struct option_def *d, const char
 		return strcmp(v, "none") == 0 ? 0 : -EINVAL;
 	}
 	if (strcmp(d->key, "transport") == 0) {
-		if (strcmp(v, "tcp") != 0 && strcmp(v, "auto") != 0)
+		if (strcmp(v, "tcp") != 0 && strcmp(v, "rdma") != 0 && strcmp(v, "auto") != 0)
 			return -EINVAL;
-		strcpy(rq->cfg.transport, "tcp");
+		strcpy(rq->cfg.transport, v);
 		return 0;
 	}
 	if (strcmp(d->key, "tracker") == 0) {
@@ -157,6 +157,8 @@ static int set_flag(struct request *rq, const struct option_def *d, const char *
 		return -EINVAL;
 	if (d->type == 'd')
 		rq->dry_run = on;
+	else if (d->type == 'p')
+		rq->cfg.poll = on;
 	else
 		rq->cfg.insecure = on;
 	return 0;
@@ -225,8 +227,7 @@ static const struct option_def options[] = {
         {"relay", "NETDEV=unix:PATH,tap=IF[,netns=NS] (at most 8)", false, false, set_relay, 0, 0,
          0, 0, 0},
         {"gate", "none (or give --relay)", false, false, set_choice, 0, 0, 0, 0, 0},
-        {"transport", "tcp or auto (rdma isn't in this build)", false, false, set_choice, 0, 0, 0,
-         0, 0},
+        {"transport", "tcp, rdma or auto", false, false, set_choice, 0, 0, 0, 0, 0},
         {"tracker", "auto, uffd or soft-dirty", false, false, set_choice, 0, 0, 0, 0, 0},
         {"on-overload", "throttle, hold or unprotect", true, false, set_choice, 0, 0, 0, 0, 0},
         {"on-host-shutdown", "failover or stop", false, false, set_choice, 0, 0, 0, 0, 0},
@@ -257,6 +258,7 @@ static const struct option_def options[] = {
          17592186044416.0, 0, 'm'},
         {"delta-cache", "bytes, 0..1T", false, false, set_size, 0, 0, 1099511627776.0, 0, 'd'},
         {"insecure", "true or false", false, true, set_flag, 0, 0, 0, 0, 'i'},
+        {"poll", "true or false", false, true, set_flag, 0, 0, 0, 0, 'p'},
         {"dry-run", "true or false", false, true, set_flag, 0, 0, 0, 0, 'd'},
 };
 
@@ -326,6 +328,9 @@ int request_check(const struct request *rq, bool primary, char *why, size_t why_
 	else if (primary && rq->cfg.peer[0] && !rq->cfg.insecure && !peer_is_loopback(rq->cfg.peer))
 		text = "the link to the peer isn't encrypted; if its network is trusted, say so "
 		       "with "
+		       "insecure";
+	else if (strcmp(rq->cfg.transport, "rdma") == 0 && !rq->cfg.insecure)
+		text = "transport rdma isn't encrypted; if its network is trusted, say so with "
 		       "insecure";
 	else if (rq->params.max_memory / rq->params.slab_size < 4)
 		text = "max-memory must hold at least 4 slabs of slab-size";

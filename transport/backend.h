@@ -64,6 +64,12 @@ struct link {
 	void *ctx;
 	struct mc_wire_limits limits; /* of what the peer may send; the owner sets it */
 	struct mc_term term;          /* put into every header */
+	/* written by the link, for metrics */
+	uint64_t pinned;       /* bytes of memory registered with a device */
+	uint64_t copied;       /* bytes of slabs that this process copied to move them */
+	uint64_t credit_waits; /* slabs that had to wait for an empty one at the peer */
+	/* set before closed(): this transport can't be had, here or there; another one may */
+	bool try_other;
 };
 
 /* Queues a message. 0, -ENOBUFS (queue full: has_room() says so before), -ENOTCONN. */
@@ -90,7 +96,10 @@ static inline bool link_idle(const struct link *l)
 	return l->ops->idle(l);
 }
 
-/* Slabs may be had again, after lend() said no. */
+/*
+ * To be called once a turn of the loop: slabs may be had again after lend() said no, the pool
+ * may have shrunk.
+ */
 static inline void link_resume(struct link *l)
 {
 	l->ops->resume(l);
@@ -108,6 +117,37 @@ int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct link_e
                  void *ctx);
 /* Begins a connection to "HOST:PORT" or "[V6]:PORT": a socket in progress. fd or negative errno. */
 int tcp_connect(const char *peer);
+struct mc_pool;
+
+struct rdma_options {
+	const struct mc_pool *pool;  /* where slabs that are sent lie; outlives the link */
+	uint32_t failure_timeout_ms; /* limits retries and the time to connect */
+	bool poll;                   /* polls for completions: the loop never sleeps */
+};
+
+/*
+ * rdma.c: begins a link to "HOST:PORT": asks there, by TCP, for the RDMA port of @guest.  Messages
+ * may be queued at once.  Errors as of tcp_connect(), or of a host without RDMA.
+ */
+int rdma_link_connect(struct link **ret, sd_event *event, const char *peer, const char *guest,
+                      const struct rdma_options *opt, const struct link_events *events, void *ctx);
+
+/*
+ * Backup: waits a few seconds for the connection of one primary, whose RDMA_ASK came over the TCP
+ * socket @fd (its address is listened on).
+ */
+struct rdma_listener;
+/* The link is the callee's; 0, or negative errno: it isn't wanted (freed by the caller). */
+typedef int (*rdma_accepted_fn)(void *ctx, struct link *l);
+/*
+ * Fills in port and token of @offer.  -ENODEV, -EADDRNOTAVAIL: no RDMA device has that address.
+ */
+int rdma_listen_new(struct rdma_listener **ret, sd_event *event, int fd,
+                    const struct rdma_options *opt, const struct link_events *events,
+                    rdma_accepted_fn accepted, void *ctx, struct mc_wire_rdma_offer *offer);
+/* NULL ok; returns NULL. */
+struct rdma_listener *rdma_listen_free(struct rdma_listener *l);
+
 /* True when both ends of the socket are on this machine's loopback. */
 bool tcp_is_loopback(int fd);
 

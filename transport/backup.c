@@ -32,6 +32,7 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 
 int backup_connection(struct transport *t, int fd)
 {
+	struct link *l;
 	int r;
 
 	if (!t->a->config->insecure && !tcp_is_loopback(fd)) {
@@ -39,15 +40,20 @@ int backup_connection(struct transport *t, int fd)
 		       "mcctl standby ... --insecure");
 		return -EPERM;
 	}
-	t->b.pending = link_free(t->b.pending);
-	r = tcp_link_new(&t->b.pending, t->w->event, fd, &backup_events, t);
+	r = tcp_link_new(&l, t->w->event, fd, &backup_events, t);
 	if (r < 0)
 		return r;
-	t->b.pending->limits =
-	        (struct mc_wire_limits){.slab_size = t->a->slabs.unit, .from = MC_SIDE_PRIMARY};
-	t->b.pending->term = t->a->config->term;
+	backup_link(t, l);
 	(void)mc_fault(MC_FAULT_RECEIVER_CONNECTION);
 	return 0;
+}
+
+void backup_link(struct transport *t, struct link *l)
+{
+	t->b.pending = link_free(t->b.pending);
+	t->b.pending = l;
+	l->limits = (struct mc_wire_limits){.slab_size = t->a->slabs.unit, .from = MC_SIDE_PRIMARY};
+	l->term = t->a->config->term;
 }
 
 static int refuse(struct transport *t, struct link *l, enum mc_reason reason, const char *text)

@@ -76,6 +76,7 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 	uint64_t now = mc_now_ns();
 	bool was_up = t->up;
 
+	connect_ended(t, l, error, why);
 	transport_bury(t, l);
 	transport_set_link(t, false);
 	while ((e = collect_oldest(t, e ? e->epoch : 0))) {
@@ -105,21 +106,16 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 static void try_connect(struct transport *t)
 {
 	static struct mc_hello hello; /* 18 KiB: too large for the stack, one thread */
-	int fd = tcp_connect(t->a->config->peer);
-	int r = fd;
+	int r = connect_start(t);
 
 	if (!t->p.attempt_began)
 		t->p.attempt_began = mc_now_ns();
-	if (fd == -EINVAL) {
+	if (r == -EINVAL) {
 		primary_stop_syncing(t, MC_REASON_REFUSED,
 		                     "the peer must be given as ADDRESS:PORT or [V6ADDRESS]:PORT");
 		return;
 	}
-	if (fd >= 0)
-		r = tcp_link_new(&t->link, t->w->event, fd, &primary_events, t);
 	if (r < 0) {
-		if (fd >= 0)
-			close(fd);
 		retry_in(t, RETRY_SLOW_US);
 		return;
 	}
@@ -518,7 +514,8 @@ int primary_work(struct transport *t)
 			try_connect(t);
 		return end_unlinked(t);
 	}
-	if (!t->up)
+	link_resume(t->link);
+	if (!t->link || !t->up)
 		return 0;
 	r = send_sync(t);
 	if (r == 0)

@@ -96,6 +96,7 @@ static void first_done(struct tcp *t)
 	t->first = (t->first + 1) % QUEUE_MAX;
 	t->count--;
 	t->sent = 0;
+	t->l.copied += o->slab_len; /* into the socket */
 	if (o->slab)
 		t->l.events->slab_sent(t->l.ctx, &t->l, o->cookie);
 	free_outgoing(o);
@@ -263,6 +264,7 @@ static bool message_complete(struct tcp *t)
 	t->have = 0;
 	t->slab = NULL;
 	t->lent = 0;
+	t->l.copied += t->h.length - head; /* out of the socket */
 	r = t->l.events->message(t->l.ctx, &t->l, &t->h, t->control, slab);
 	if (r < 0)
 		closed(t, r, "message refused");

@@ -19,8 +19,10 @@
 #include "../ipc/wire.h"
 #include "../ipc/worker-bus.h"
 
-#define UNIT      (256ULL << 10)
-#define SLABS     32
+#ifndef UNIT
+#define UNIT  (256ULL << 10)
+#define SLABS 32
+#endif
 #define RAM_BYTES (16ULL << 20)
 #define LIMIT_MS  10000
 

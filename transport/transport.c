@@ -189,12 +189,27 @@ int transport_compare(const struct transport *t, const struct mc_hello *theirs, 
 	return compare_text(t->a->control->description, theirs->description, why, len);
 }
 
+/* What the link counts itself. */
+static void note_metrics(struct transport *t)
+{
+	struct mc_metrics_block *m = mc_worker_metrics(t->w);
+	struct link *l = t->link;
+
+	mc_metric_set(m, MC_M_PINNED, l ? l->pinned : 0);
+	if (!l)
+		return;
+	mc_metric_add(m, MC_M_SLAB_BYTES_COPIED, l->copied);
+	mc_metric_add(m, MC_M_CREDIT_WAITS, l->credit_waits);
+	l->copied = l->credit_waits = 0;
+}
+
 static int transport_work(struct mc_worker *w, void *ctx)
 {
 	struct transport *t = ctx;
 
 	(void)w;
 	t->corpse = link_free(t->corpse);
+	note_metrics(t);
 	return t->side == MC_SIDE_PRIMARY ? primary_work(t) : backup_work(t);
 }
 
@@ -225,7 +240,7 @@ static int transport_connection(struct mc_worker *w, void *ctx, int fd)
 	struct transport *t = ctx;
 
 	(void)w;
-	return t->side == MC_SIDE_BACKUP ? backup_connection(t, fd) : -EPERM;
+	return t->side == MC_SIDE_BACKUP ? connect_accepted(t, fd) : -EPERM;
 }
 
 static void transport_quit(struct mc_worker *w, void *ctx)
@@ -236,6 +251,7 @@ static void transport_quit(struct mc_worker *w, void *ctx)
 	t->corpse = link_free(t->corpse);
 	t->link = link_free(t->link);
 	t->b.pending = link_free(t->b.pending);
+	t->listener = rdma_listen_free(t->listener);
 	t->up = false;
 	t->ping = sd_event_source_disable_unref(t->ping);
 	t->p.retry = sd_event_source_disable_unref(t->p.retry);

@@ -55,6 +55,8 @@ struct transport {
 	struct link *link;   /* up: HELLO exchanged; or (primary) connecting */
 	struct link *corpse; /* closed, to be freed outside of its callbacks */
 	bool up;
+	bool no_rdma; /* auto: RDMA was found impossible */
+	struct rdma_listener *listener;
 	sd_event_source *ping;
 	struct primary p;
 	struct backup b;
@@ -74,6 +76,14 @@ int transport_send_reason(struct link *l, enum mc_msg type, uint64_t epoch, uint
 /* Names the first thing in which two HELLOs differ that must be equal; 0: none. */
 int transport_compare(const struct transport *t, const struct mc_hello *theirs, char *why,
                       size_t why_len);
+
+/* connect.c */
+/* Primary: begins a link, t->link. Errors as of tcp_connect(). */
+int connect_start(struct transport *t);
+/* Primary: the link ended, or could not be made. */
+void connect_ended(struct transport *t, const struct link *l, int error, const char *why);
+/* Backup: a connection that the supervisor passed on; taken over on success. */
+int connect_accepted(struct transport *t, int fd);
 
 /* primary.c */
 int primary_start(struct transport *t);
@@ -105,6 +115,8 @@ int collect_recover(struct transport *t);
 int backup_start(struct transport *t);
 int backup_work(struct transport *t);
 int backup_connection(struct transport *t, int fd);
+/* A link on which no HELLO has come yet. */
+void backup_link(struct transport *t, struct link *l);
 extern const struct link_events backup_events;
 
 /* receive.c: an epoch as it comes in. */
