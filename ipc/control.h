@@ -158,7 +158,12 @@ struct mc_control {
 	_Atomic uint64_t peer_term_number, peer_term_id;
 	_Atomic uint64_t peer_instance[2];
 
+	_Atomic uint64_t rehearsal_done; /* want_rehearsal that was answered; text in `rehearsal` */
+	_Atomic uint64_t rehearsal_ok;   /* 1: the epoch could be loaded */
+
 	/* --- written by supervisor: what is wanted --- */
+	_Atomic uint64_t
+	        want_rehearsal;     /* backup: counter: raised = load the last epoch on trial */
 	_Atomic uint64_t want_end;  /* primary: enum mc_reason: END is to be sent, gate to open */
 	_Atomic uint64_t want_hold; /* 1: no new epochs (operator's hold); guest runs, gate shut */
 	_Atomic uint64_t want_checkpoint; /* counter: raised = take an epoch now */
@@ -175,8 +180,9 @@ struct mc_control {
 	 * terminated; both ends must be equal, the first line that differs is named.
 	 */
 	char description[MC_DESC_TEXT];
-	char refusal[MC_WHY_MAX]; /* sentence for MC_REASON_REFUSED and _ERROR; written before the
-	                             state */
+	char rehearsal[MC_WHY_MAX]; /* what came of the last one */
+	char refusal[MC_WHY_MAX];   /* sentence for MC_REASON_REFUSED and _ERROR; written before the
+	                               state */
 };
 
 const char *mc_state_name(enum mc_state s);   /* "SYNCING", ... */

@@ -475,27 +475,30 @@ int qmp_command(struct qmp *q, const char *name, json_t *args, unsigned timeout_
 	return qmp_command_fd(q, name, args, -1, timeout_ms, ret);
 }
 
-int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
+static struct qmp *qmp_new(void)
+{
+	struct qmp *q = calloc(1, sizeof(*q));
+
+	if (!q)
+		return NULL;
+	q->fd = -1;
+	q->size = LINE_FIRST;
+	q->buf = malloc(q->size);
+	if (!q->buf) {
+		free(q);
+		return NULL;
+	}
+	return q;
+}
+
+/* Greeting and capabilities. */
+static int negotiate(struct qmp *q, uint64_t deadline)
 {
 	/* With oob QEMU reads on while it executes a command, and doesn't begin to read then. */
 	static const char oob[] = ",\"arguments\":{\"enable\":[\"oob\"]}";
 	char capabilities[160];
-	uint64_t deadline = mc_now_ns() + timeout_ms * MC_NS_PER_MS;
-	mc_cleanup(qmp_freep) struct qmp *q = calloc(1, sizeof(*q));
-	int r;
+	int r = read_until(q, have_greeting, deadline);
 
-	if (!q)
-		return -ENOMEM;
-	q->fd = -1;
-	q->size = LINE_FIRST;
-	q->buf = malloc(q->size);
-	if (!q->buf)
-		/* cppcheck-suppress memleak */
-		return -ENOMEM;
-	r = qmp_io_connect(path, &q->fd, &q->pid);
-	if (r < 0)
-		return r;
-	r = read_until(q, have_greeting, deadline);
 	if (r < 0) {
 		/* A peer that hangs up before its greeting doesn't speak QMP. */
 		return r == -ETIMEDOUT ? -EBUSY : r == -ECONNRESET ? -EBADMSG : r;
@@ -507,8 +510,38 @@ int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
 	         q->has_oob ? oob : "");
 	r = run_text(q, capabilities, strlen(capabilities), -1, deadline, NULL);
 	q->first[0] = '\0';
-	if (r < 0)
-		return r == -EREMOTEIO ? -EBADMSG : r;
-	*ret = mc_take_ptr(q);
-	return 0;
+	return r == -EREMOTEIO ? -EBADMSG : r;
+}
+
+int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms)
+{
+	uint64_t deadline = mc_now_ns() + timeout_ms * MC_NS_PER_MS;
+	mc_cleanup(qmp_freep) struct qmp *q = qmp_new();
+	int r;
+
+	if (!q)
+		return -ENOMEM;
+	r = qmp_io_connect(path, &q->fd, &q->pid);
+	if (r == 0)
+		r = negotiate(q, deadline);
+	if (r == 0)
+		*ret = mc_take_ptr(q);
+	return r;
+}
+
+int qmp_open(struct qmp **ret, int fd, pid_t pid, unsigned timeout_ms)
+{
+	mc_cleanup(qmp_freep) struct qmp *q = qmp_new();
+	int r;
+
+	if (!q)
+		return -ENOMEM;
+	q->fd = fd;
+	q->pid = pid;
+	r = negotiate(q, mc_now_ns() + timeout_ms * MC_NS_PER_MS);
+	if (r == 0)
+		*ret = mc_take_ptr(q);
+	else
+		q->fd = -1; /* stays the caller's */
+	return r;
 }

@@ -32,6 +32,11 @@ typedef void (*qmp_event_fn)(void *ctx, const char *name, json_t *data);
  * another client); -EBADMSG (the peer doesn't speak QMP).
  */
 int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms);
+/*
+ * The same over a connected, non-blocking socket to the QEMU process @pid; @fd is taken over on
+ * success only.
+ */
+int qmp_open(struct qmp **ret, int fd, pid_t pid, unsigned timeout_ms);
 struct qmp *qmp_free(struct qmp *q); /* NULL ok; returns NULL */
 
 int qmp_fd(const struct qmp *q);         /* for the event loop; owned by q */

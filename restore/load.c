@@ -68,8 +68,7 @@ static int put_config(const struct restore *r, int fd)
 	return e < 0 ? e : put(fd, p, strcspn(p, "\n"));
 }
 
-/* The device state as a file that QEMU reads from its beginning: it never has to wait for us. */
-static int state_file(const struct restore *r, const uint8_t *state, size_t len)
+int standby_state_file(const struct restore *r, const uint8_t *state, size_t len)
 {
 	int mc_autoclose fd = memfd_create("mc-device-state", MFD_CLOEXEC);
 	int e;
@@ -142,7 +141,7 @@ int standby_go(struct restore *r, const void *state, size_t len)
 
 	if (r->resumed)
 		return 0; /* a predecessor had come that far */
-	fd = state_file(r, state, len);
+	fd = standby_state_file(r, state, len);
 	if (fd < 0)
 		return mc_log_errno(fd, "device state file");
 	e = qmp_command_fd(r->q, "getfd", json_pack("{s:s}", "fdname", "mc-state"), fd, COMMAND_MS,

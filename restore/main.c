@@ -11,6 +11,8 @@ int main(int argc, char **argv)
 
 	if (argc > 1 && strcmp(argv[1], "--inspect") == 0)
 		return inspect_main(argc, argv);
+	if (argc > 1 && strcmp(argv[1], "--rehearse") == 0)
+		return rehearse_main(argc, argv);
 	r = calloc(1, sizeof(*r));
 	if (!r)
 		return 1;

@@ -39,7 +39,7 @@ static int on_qmp(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 
 static void arm_timer(struct restore *r)
 {
-	uint64_t at = takeover_deadline(r);
+	uint64_t at = mc_min_u64(takeover_deadline(r), rehearse_deadline(r));
 
 	if (at == UINT64_MAX) {
 		(void)sd_event_source_set_enabled(r->timer, SD_EVENT_OFF);
@@ -72,12 +72,14 @@ static int restore_work(struct mc_worker *w, void *ctx)
 		return end_step(r);
 	if (s == MC_STATE_SYNCING)
 		e = sync_step(r);
-	if (e == 0 && (s == MC_STATE_SYNCING || s == MC_STATE_PROTECTED))
+	if (e == 0 && !rehearse_holds(r) && (s == MC_STATE_SYNCING || s == MC_STATE_PROTECTED))
 		e = commits(r);
 	if (e == 0)
 		e = end_step(r);
 	if (e == 0)
 		e = takeover_step(r);
+	if (e == 0)
+		e = rehearse_step(r);
 	if (e == 0)
 		arm_timer(r);
 	return e;
@@ -118,6 +120,7 @@ static int restore_start(struct mc_worker *w, void *ctx)
 
 	r->w = w;
 	r->a = &w->arena;
+	r->rehearsal.fd = -1;
 	for (int i = 0; i < VM_BLOCKS_MAX; i++)
 		r->ram_fd[i] = -1;
 	if (!r->a->ring_restore)
@@ -143,6 +146,7 @@ void restore_done(struct restore *r)
 	r->timer = sd_event_source_disable_unref(r->timer);
 	r->qmp_source = sd_event_source_disable_unref(r->qmp_source);
 	r->arbiter = mc_arbiter_free(r->arbiter);
+	rehearse_abort(r, "mc-restore ends");
 	standby_detach(r);
 	r->decoder = decoder_free(r->decoder);
 }

@@ -15,6 +15,7 @@
 #include "../ipc/worker.h"
 #include "../qmp/vm.h"
 #include "decode.h"
+#include "rehearse.h"
 
 /* The epoch that is being decoded; the first n entries of the ring are its slabs 0 .. n - 1. */
 struct assembly {
@@ -41,6 +42,14 @@ struct restore {
 	bool ring_bad;     /* transport's ring can't be trusted: what is committed still can */
 	struct mc_arbiter *arbiter; /* asked whether we may take over */
 	uint64_t ask_at;            /* ns: not before, after one that gave no answer */
+	struct rehearsal {
+		pid_t pid; /* of the helper; 0: none is under way */
+		int fd;
+		sd_event_source *io;
+		uint64_t asked, epoch;
+		uint64_t hold_until, limit; /* ns; 0: not holding */
+		uint64_t ready_ns;
+	} rehearsal;
 	sd_event_source *timer, *qmp_source;
 };
 
@@ -75,6 +84,15 @@ int slab_decode(struct restore *r, mc_handle h, mc_handle *ret, bool *is_state);
 int slab_apply(struct restore *r, mc_handle h); /* -EBADMSG: not what we had decoded */
 void slab_free(struct restore *r, mc_handle h); /* with its descriptors */
 int slab_put_page(void *ctx, uint32_t block, uint64_t offset, const uint8_t *content);
+
+/* The device state as a file that QEMU reads from its beginning; fd or negative errno. */
+int standby_state_file(const struct restore *r, const uint8_t *state, size_t len);
+
+/* rehearse.c: 1 did something, 0 nothing. */
+int rehearse_step(struct restore *r);
+bool rehearse_holds(const struct restore *r);            /* nothing may be applied for now */
+uint64_t rehearse_deadline(const struct restore *r);     /* ns, UINT64_MAX: none */
+void rehearse_abort(struct restore *r, const char *why); /* ends one that is under way */
 
 /* end.c */
 int end_step(struct restore *r);

@@ -182,6 +182,11 @@ int takeover_step(struct restore *r)
 	why = trigger(r);
 	if (why == MC_REASON_NONE)
 		forget_question(r); /* the peer is back: nothing is to be decided */
+	if (why != MC_REASON_NONE && r->rehearsal.pid > 0) {
+		/* The standby is needed; what waits to be committed comes first. */
+		rehearse_abort(r, "the standby takes over");
+		return 1;
+	}
 	if (why == MC_REASON_NONE || !may_take(c) || !may_by_arbiter(r, why))
 		return 0;
 	atomic_store(&c->takeover_began, mc_now_ns());

@@ -90,6 +90,11 @@ static int method_failover(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	return sd_bus_reply_method_return(msg, NULL);
 }
 
+static int method_rehearse(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	return rehearse_begin(userdata, msg, e);
+}
+
 static int set_hold(sd_bus_message *msg, struct guest *g, uint64_t on, sd_bus_error *e)
 {
 	int r = only_primary(g, e);
@@ -413,6 +418,8 @@ static const sd_bus_vtable guest_vtable[] = {
         SD_BUS_METHOD("Checkpoint", NULL, NULL, method_checkpoint, 0),
         SD_BUS_METHOD_WITH_ARGS("Failover", SD_BUS_ARGS("b", planned), SD_BUS_NO_RESULT,
                                 method_failover, 0),
+        SD_BUS_METHOD_WITH_ARGS("Rehearse", SD_BUS_NO_ARGS, SD_BUS_RESULT("s", result),
+                                method_rehearse, 0),
         SD_BUS_METHOD("Hold", NULL, NULL, method_hold, 0),
         SD_BUS_METHOD("Resume", NULL, NULL, method_resume, 0),
         SD_BUS_METHOD_WITH_ARGS("Resolve", SD_BUS_ARGS("s", how), SD_BUS_NO_RESULT, method_resolve,

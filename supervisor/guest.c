@@ -244,6 +244,7 @@ void guest_remove(struct guest *g)
 	watch_finish_checkpoint(g, -ECANCELED, "the protection ended");
 	watch_finish_unprotect(g, 0, NULL);
 	switchover_finish(g, -ECANCELED, "the protection ended");
+	rehearse_finish(g, -ECANCELED, "the standby is removed");
 	/* The gate last: as long as it lives the guest's network is as the state says. */
 	for (int i = MC_ROLE_MAX - 1; i > 0; i--)
 		if (i != MC_ROLE_NETGATE)

@@ -278,6 +278,27 @@ static int cmd_checkpoint(struct ctl *c, int argc, char **argv)
 	return simple(c, "Checkpoint", argc, argv);
 }
 
+static int cmd_rehearse(struct ctl *c, int argc, char **argv)
+{
+	sd_bus_message *m = NULL, *reply = NULL;
+	const char *text;
+	char path[256];
+	int r;
+
+	if (argc != 2) {
+		fprintf(stderr, "usage: mcctl rehearse NAME\n");
+		return 2;
+	}
+	if (ctl_guest_path(argv[1], path, sizeof(path)) < 0 ||
+	    ctl_new_call(c, &m, path, MC_IFACE_GUEST, "Rehearse") < 0)
+		return 1;
+	r = ctl_call(c, m, argv[1], &reply);
+	if (r == 0 && sd_bus_message_read(reply, "s", &text) > 0)
+		printf("guest %s: %s\n", argv[1], text);
+	sd_bus_message_unref(reply);
+	return r;
+}
+
 static int cmd_hold(struct ctl *c, int argc, char **argv)
 {
 	return simple(c, "Hold", argc, argv);
@@ -396,6 +417,7 @@ static const struct command commands[] = {
         {"top", cmd_top, "[--once|--rounds N]", false},
         {"checkpoint", cmd_checkpoint, "NAME", false},
         {"failover", cmd_failover, "NAME [--planned]", false},
+        {"rehearse", cmd_rehearse, "NAME", false},
         {"hold", cmd_hold, "NAME", false},
         {"resume", cmd_resume, "NAME", false},
         {"resolve", cmd_resolve, "NAME promote|demote", false},

@@ -67,8 +67,8 @@ struct guest {
 	bool dying;
 	sd_bus_message *checkpoint; /* a caller waits for the next commit */
 	uint64_t checkpoint_after;
-	sd_bus_message *unprotect, *switchover;
-	sd_event_source *unprotect_limit, *checkpoint_limit, *switchover_limit;
+	sd_bus_message *unprotect, *switchover, *rehearsal;
+	sd_event_source *unprotect_limit, *checkpoint_limit, *switchover_limit, *rehearsal_limit;
 };
 
 struct connection; /* accepted, HELLO not read yet (listen.c) */
@@ -160,6 +160,11 @@ void watch_finish_unprotect(struct guest *g, int error, const char *text);
 int switchover_begin(struct guest *g, sd_bus_message *msg, sd_bus_error *e);
 void switchover_called_off(struct guest *g, const char *text); /* capture says why */
 void switchover_finish(struct guest *g, int error, const char *text);
+
+/* rehearse.c: Rehearse(), answered when restore has. */
+int rehearse_begin(struct guest *g, sd_bus_message *msg, sd_bus_error *e);
+void rehearse_look(struct guest *g);
+void rehearse_finish(struct guest *g, int error, const char *text);
 
 /* spawn.c */
 int child_spawn(struct child *c);

@@ -72,6 +72,8 @@ static void settle(struct guest *g, enum mc_state s)
 	}
 	watch_finish_unprotect(g, 0, NULL);
 	switchover_finish(g, -ECANCELED, "the protection ended otherwise; see mcctl events");
+	rehearse_look(g);
+	rehearse_finish(g, -ECANCELED, "the standby is needed, or has ended");
 	watch_finish_checkpoint(g, -ECANCELED, "the protection ended");
 }
 
@@ -204,6 +206,7 @@ void watch_look(struct guest *g)
 	}
 	look_at_commits(g);
 	look_at_progress(g);
+	rehearse_look(g);
 	watch_retire(g);
 }
 

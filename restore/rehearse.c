@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Rehearsals as mc-restore sees them: it never waits for one, and a takeover ends it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../ipc/log.h"
+#include "../ipc/util.h"
+#include "restore.h"
+
+#define HOLD_NS (2 * MC_NS_PER_S)  /* the longest time that nothing is applied */
+#define LIFE_NS (20 * MC_NS_PER_S) /* of the helper */
+
+bool rehearse_holds(const struct restore *r)
+{
+	return r->rehearsal.hold_until != 0;
+}
+
+/* The result, for whoever asked. */
+static void publish(struct restore *r, bool ok, const char *text)
+{
+	struct mc_control *c = r->a->control;
+
+	snprintf(c->rehearsal, sizeof(c->rehearsal), "%s", text);
+	atomic_store(&c->rehearsal_ok, ok);
+	atomic_store_explicit(&c->rehearsal_done, r->rehearsal.asked, memory_order_release);
+	mc_worker_event(r->w, "rehearsal", r->rehearsal.epoch, "%s", text);
+	mc_arena_ring(r->a, MC_ROLE_SUPERVISOR);
+}
+
+static void clean_up(struct restore *r)
+{
+	struct rehearsal *x = &r->rehearsal;
+
+	x->io = sd_event_source_disable_unref(x->io);
+	mc_closep(&x->fd);
+	if (x->pid > 0) {
+		(void)kill(x->pid, SIGKILL); /* QEMU dies with it */
+		(void)waitpid(x->pid, NULL, 0);
+	}
+	x->pid = 0;
+	x->hold_until = x->limit = 0;
+}
+
+void rehearse_abort(struct restore *r, const char *why)
+{
+	char text[MC_WHY_MAX];
+
+	if (r->rehearsal.pid <= 0)
+		return;
+	clean_up(r);
+	snprintf(text, sizeof(text), "given up: %s", why);
+	publish(r, false, text);
+}
+
+static void finish(struct restore *r, const struct rehearse_message *m)
+{
+	char text[MC_WHY_MAX];
+
+	if (m->error)
+		snprintf(text, sizeof(text), "epoch %llu can't be loaded: %s%s%.255s",
+		         (unsigned long long)r->rehearsal.epoch, strerror(-m->error),
+		         m->text[0] ? ": " : "", m->text);
+	else
+		snprintf(text, sizeof(text),
+		         "epoch %llu loads: in %.1f ms, by a QEMU that was ready after %.0f ms",
+		         (unsigned long long)r->rehearsal.epoch, (double)m->took_ns / 1e6,
+		         (double)r->rehearsal.ready_ns / 1e6);
+	clean_up(r);
+	publish(r, !m->error, text);
+	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);
+}
+
+/* Between two epochs: what is applied is what is committed, and stays so until the load is over. */
+static int go(struct restore *r)
+{
+	struct rehearse_message m = {.step = REHEARSE_GO};
+	struct iovec iov = {.iov_base = &m, .iov_len = sizeof(m)};
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} u = {0};
+	struct msghdr msg = {.msg_iov = &iov,
+	                     .msg_iovlen = 1,
+	                     .msg_control = u.buf,
+	                     .msg_controllen = sizeof(u.buf)};
+	mc_handle h = commit_state_slab(r);
+	struct mc_slab_meta *meta = mc_pool_meta(&r->a->slabs, h);
+	int mc_autoclose fd = -1;
+	struct cmsghdr *c;
+
+	r->rehearsal.epoch = restore_committed(r);
+	if (!meta || meta->used > mc_copyset_state_max(r->a->slabs.unit) ||
+	    atomic_load(&r->a->control->applied) != r->rehearsal.epoch)
+		return -ENODATA;
+	fd = standby_state_file(r, mc_pool_data(&r->a->slabs, h), meta->used);
+	if (fd < 0)
+		return fd;
+	c = CMSG_FIRSTHDR(&msg);
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	if (sendmsg(r->rehearsal.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		return -errno;
+	r->rehearsal.hold_until = mc_now_ns() + HOLD_NS;
+	return 0;
+}
+
+static int on_helper(sd_event_source *s, int fd, uint32_t revents, void *userdata)
+{
+	struct restore *r = userdata;
+	struct rehearse_message m;
+	ssize_t n = recv(fd, &m, sizeof(m), MSG_DONTWAIT);
+	int e;
+
+	(void)s;
+	(void)revents;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (n != sizeof(m)) {
+		rehearse_abort(r, "the helper ended");
+		return 0;
+	}
+	m.text[sizeof(m.text) - 1] = '\0';
+	if (m.step == REHEARSE_READY && !rehearse_holds(r)) {
+		r->rehearsal.ready_ns = m.took_ns;
+		e = go(r);
+		if (e < 0)
+			rehearse_abort(r, strerror(-e));
+	} else if (m.step == REHEARSE_DONE) {
+		finish(r, &m);
+	} else {
+		rehearse_abort(r, "the helper broke the protocol");
+	}
+	return 0;
+}
+
+/* In the child: mc-restore once more, with @fd as REHEARSE_FD. */
+static void become(const struct restore *r, int fd, pid_t parent)
+{
+	char pid[16], ram[REHEARSE_RAM][192];
+	char *argv[REHEARSE_RAM + 4] = {"mc-restore", "--rehearse", pid};
+	sigset_t none;
+
+	snprintf(pid, sizeof(pid), "%d", (int)r->vm.pid);
+	for (unsigned i = 0; i < r->vm.nblocks && i < REHEARSE_RAM; i++) {
+		snprintf(ram[i], sizeof(ram[i]), "%.63s=%llu=/proc/%d/fd/%d", r->vm.block[i].name,
+		         (unsigned long long)r->vm.block[i].size, (int)parent, r->ram_fd[i]);
+		argv[3 + i] = ram[i];
+	}
+	sigemptyset(&none);
+	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	if (fd == REHEARSE_FD ? fcntl(fd, F_SETFD, 0) < 0 : dup2(fd, REHEARSE_FD) < 0)
+		_exit(126);
+	(void)syscall(SYS_close_range, REHEARSE_FD + 1, ~0U, 0);
+	execv("/proc/self/exe", argv);
+	_exit(127);
+}
+
+static int start(struct restore *r)
+{
+	struct rehearsal *x = &r->rehearsal;
+	pid_t parent = getpid();
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	x->pid = fork();
+	if (x->pid == 0)
+		become(r, pair[1], parent);
+	close(pair[1]);
+	x->fd = pair[0];
+	if (x->pid < 0) {
+		mc_closep(&x->fd);
+		return -errno;
+	}
+	x->limit = mc_now_ns() + LIFE_NS;
+	return sd_event_add_io(r->w->event, &x->io, x->fd, EPOLLIN, on_helper, r);
+}
+
+uint64_t rehearse_deadline(const struct restore *r)
+{
+	const struct rehearsal *x = &r->rehearsal;
+
+	if (x->pid <= 0)
+		return UINT64_MAX;
+	return x->hold_until ? mc_min_u64(x->hold_until, x->limit) : x->limit;
+}
+
+int rehearse_step(struct restore *r)
+{
+	struct mc_control *c = r->a->control;
+	uint64_t want = atomic_load_explicit(&c->want_rehearsal, memory_order_acquire);
+	int e;
+
+	if (r->rehearsal.pid > 0) {
+		if (mc_now_ns() < rehearse_deadline(r))
+			return 0;
+		rehearse_abort(r, "it takes too long");
+		return 1;
+	}
+	if (want == atomic_load(&c->rehearsal_done))
+		return 0;
+	r->rehearsal.asked = want;
+	r->rehearsal.epoch = restore_committed(r);
+	if (restore_state(r) != MC_STATE_PROTECTED) {
+		publish(r, false, "nothing is committed that could be loaded");
+		return 1;
+	}
+	e = start(r);
+	if (e < 0) {
+		clean_up(r);
+		publish(r, false, strerror(-e));
+	}
+	return 1;
+}
