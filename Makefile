@@ -21,7 +21,7 @@ B ?= build$(if $(SAN),-san)
 CC := gcc
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
 CFLAGS ?= -O2 -g
-PKGS := libsystemd jansson libzstd libxxhash
+PKGS := libsystemd jansson libzstd libxxhash libseccomp
 
 ifeq ($(filter-out lint-deps deps clean,$(or $(MAKECMDGOALS),all)),)
 else

@@ -190,6 +190,13 @@ static int check_guest(struct capture *c)
 	return r < 0 ? refuse(c, r, why) : 0;
 }
 
+int capture_guard(struct capture *c)
+{
+	struct mc_confine confine = {.uid = c->w->uid, .gid = c->w->gid};
+
+	return guard_start(&c->guard, qmp_fd(c->q), c->a->control, &confine);
+}
+
 int capture_attach(struct capture *c)
 {
 	char why[512];
@@ -218,7 +225,7 @@ int capture_attach(struct capture *c)
 	atomic_store(&c->a->control->tracker, tracker_kind(&c->tracker));
 	mc_info("writes of QEMU %d are tracked by %s", (int)c->vm.pid,
 	        mc_tracker_name(tracker_kind(&c->tracker)));
-	r = guard_start(&c->guard, qmp_fd(c->q), c->a->control);
+	r = capture_guard(c);
 	(void)mc_fault(MC_FAULT_CAPTURE_GUARDED);
 	return r < 0 ? mc_log_errno(r, "can't fork the guard") : 0;
 }

@@ -3,6 +3,7 @@
 #include "capture.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -59,7 +60,7 @@ static int on_guard(sd_event_source *s, int fd, uint32_t revents, void *userdata
 	c->guard_source = sd_event_source_unref(c->guard_source);
 	guard_reap(&c->guard);
 	mc_warn("the guard died; a new one is started");
-	if (guard_start(&c->guard, qmp_fd(c->q), c->a->control) < 0 || watch_guard(c) < 0) {
+	if (capture_guard(c) < 0 || watch_guard(c) < 0) {
 		mc_err("can't start a new guard");
 		mc_worker_exit(c->w, 1);
 	}
@@ -148,11 +149,18 @@ static int recover(struct capture *c)
 static int attach(struct capture *c)
 {
 	struct mc_control *ctl = c->a->control;
-	int r;
+	int r, e;
 
 	mc_worker_busy(c->w, ATTACH_NS);
 	r = capture_attach(c);
 	mc_worker_busy(c->w, 0);
+	/*
+	 * Attached or not, what others can write to is touched only after this.  To let QEMU go it
+	 * traces it once more, by files of /proc that belong to QEMU's user.
+	 */
+	e = mc_worker_confine(c->w, 1ULL << CAP_SYS_PTRACE | 1ULL << CAP_DAC_READ_SEARCH, 0);
+	if (e < 0)
+		return e;
 	if (r < 0)
 		return atomic_load(&ctl->attached) ? not_attached_again(c, r) : refused(c);
 	r = watch_guard(c);
@@ -414,6 +422,9 @@ static void capture_quit(struct mc_worker *w, void *ctx)
 const struct mc_worker_ops capture_ops = {
         .role = MC_ROLE_CAPTURE,
         .process = "mc-capture",
+        .asks_arbiter = true,
+        .allow = MC_ALLOW_FILES | MC_ALLOW_NET | MC_ALLOW_DEVICE | MC_ALLOW_TRACE | MC_ALLOW_CHILD,
+        .confines_itself = true,
         .start = capture_start,
         .work = capture_work,
         .quit = capture_quit,

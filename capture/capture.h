@@ -107,6 +107,8 @@ void capture_arm_timer(struct capture *c, uint64_t at_ns);
 
 /* attach.c: QMP, tracking, mappings, control block. 0 or negative errno (logged, refusal set). */
 int capture_attach(struct capture *c);
+/* Starts a guard. 0 or negative errno. */
+int capture_guard(struct capture *c);
 void capture_detach(struct capture *c, bool release_guest);
 
 /*

@@ -65,13 +65,15 @@ static void let_go(int qmp_fd, struct mc_control *c)
 	atomic_store(&c->paused, 0);
 }
 
-static void guard_main(int sock, int qmp_fd, struct mc_control *c)
+static void guard_main(int sock, int qmp_fd, struct mc_control *c, const struct mc_confine *confine)
 {
 	char byte;
 	ssize_t n;
 
 	prctl(PR_SET_NAME, "mc-guard");
 	close_others(sock, qmp_fd);
+	if (mc_confine(confine) < 0)
+		_exit(1);
 	do
 		n = read(sock, &byte, 1);
 	while (n < 0 && errno == EINTR);
@@ -80,7 +82,8 @@ static void guard_main(int sock, int qmp_fd, struct mc_control *c)
 	_exit(0);
 }
 
-int guard_start(struct guard *g, int qmp_fd, struct mc_control *control)
+int guard_start(struct guard *g, int qmp_fd, struct mc_control *control,
+                const struct mc_confine *confine)
 {
 	int pair[2];
 	pid_t pid;
@@ -100,7 +103,7 @@ int guard_start(struct guard *g, int qmp_fd, struct mc_control *control)
 		/* A terminal's ^C or the supervisor's TERM is for capture, who says good-bye. */
 		signal(SIGINT, SIG_IGN);
 		signal(SIGTERM, SIG_IGN);
-		guard_main(pair[1], qmp_fd, control);
+		guard_main(pair[1], qmp_fd, control, confine);
 	}
 	close(pair[1]);
 	*g = (struct guard){.pid = pid, .sock = pair[0]};

@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include "../ipc/confine.h"
 #include "../ipc/control.h"
 
 struct guard {
@@ -15,8 +16,9 @@ struct guard {
 	int sock; /* EOF here: the guard died; a byte from here: the guard may go */
 };
 
-/* Forks the guard. @qmp_fd is shared. 0 or negative errno. */
-int guard_start(struct guard *g, int qmp_fd, struct mc_control *control);
+/* Forks the guard, confined as @confine says. @qmp_fd is shared. 0 or negative errno. */
+int guard_start(struct guard *g, int qmp_fd, struct mc_control *control,
+                const struct mc_confine *confine);
 
 /* Ends the guard in good order and reaps it. */
 void guard_stop(struct guard *g);

@@ -161,6 +161,8 @@ int mc_config_validate(const struct mc_config *c, char *why, size_t len)
 	CHECK_TEXT(c->accept);
 	CHECK_TEXT(c->arbiter);
 	CHECK_TEXT(c->rundir);
+	CHECK_TEXT(c->cpus);
+	CHECK_TEXT(c->cgroup);
 	if (mc_guest_name_check(c->guest) < 0)
 		return bad(why, len, "the guest's name must be letters, digits, '.', '_', '-'");
 	for (uint32_t i = 0; i < c->nnics; i++)

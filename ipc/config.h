@@ -101,6 +101,8 @@ struct mc_config {
 	char transport[16];        /* "tcp", "rdma" or "auto" */
 	char arbiter[256];         /* "none" or "exec:COMMAND" (arbiter.h) */
 	char accept[1024];         /* comma separated device types of --accept */
+	char cpus[128];            /* CPUs of this guest's processes, "2-3,8"; empty: any */
+	char cgroup[MC_PATH_MAX_]; /* their control group, a folder; empty: the supervisor's */
 	char rundir[MC_PATH_MAX_]; /* where sockets of this supervisor live */
 	struct mc_nic nic[MC_NICS_MAX];
 };

@@ -28,6 +28,7 @@ void mc_log_setup(const char *process, const char *guest, int max_level)
 	setup.guest = guest;
 	setup.max_level = max_level;
 	setup.journal = getenv("JOURNAL_STREAM") != NULL;
+	tzset(); /* later the time zone's file may be out of reach */
 }
 
 void mc_log_set_words(char *words, size_t len)

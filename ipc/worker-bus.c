@@ -161,8 +161,8 @@ static int send_register(struct mc_worker_bus *b)
 	                                   "Register");
 	if (r >= 0)
 		r = sd_bus_message_append(m, "ssuutsh", w->guest, mc_role_name(w->role),
-		                          mc_role_index(w->role), (uint32_t)pid,
-		                          mc_pid_start_time(pid), mc_build_id(), w->arena.fd);
+		                          mc_role_index(w->role), (uint32_t)pid, w->start_time,
+		                          mc_build_id(), w->arena.fd);
 	if (r >= 0)
 		r = sd_bus_message_open_container(m, 'a', "h");
 	for (int i = 0; r >= 0 && i < MC_ROLE_MAX; i++)

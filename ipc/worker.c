@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 
+#include "arbiter.h"
 #include "fault.h"
 #include "log.h"
 #include "util.h"
@@ -19,6 +21,7 @@ struct args {
 	const char *guest, *control;
 	unsigned index;
 	int arena_fd, bell_fd;
+	int uid, gid; /* -1: not given */
 	bool debug;
 };
 
@@ -26,7 +29,8 @@ static int usage(const struct mc_worker_ops *ops)
 {
 	fprintf(stderr,
 	        "usage: %s --guest NAME [--index N] --arena-fd FD --bell-fd FD --control PATH"
-	        " [--debug] | --version\n%s is started by mc-supervisor, not by hand.\n",
+	        " [--uid N --gid N] [--debug] | --version\n%s is started by mc-supervisor, not by "
+	        "hand.\n",
 	        ops->process, ops->process);
 	return -EINVAL;
 }
@@ -51,11 +55,13 @@ static int parse_args(int argc, char **argv, const struct mc_worker_ops *ops, st
 	        {"bell-fd", required_argument, NULL, 'b'},
 	        {"control", required_argument, NULL, 'c'},
 	        {"debug", no_argument, NULL, 'd'},
+	        {"uid", required_argument, NULL, 'u'},
+	        {"gid", required_argument, NULL, 'G'},
 	        {NULL, 0, NULL, 0},
 	};
 	int c, n = 0, r = 0;
 
-	*a = (struct args){.arena_fd = -1, .bell_fd = -1};
+	*a = (struct args){.arena_fd = -1, .bell_fd = -1, .uid = -1, .gid = -1};
 	while (r == 0 && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (c) {
 		case 'g':
@@ -77,12 +83,18 @@ static int parse_args(int argc, char **argv, const struct mc_worker_ops *ops, st
 		case 'd':
 			a->debug = true;
 			break;
+		case 'u':
+			r = parse_number(optarg, INT_MAX, &a->uid);
+			break;
+		case 'G':
+			r = parse_number(optarg, INT_MAX, &a->gid);
+			break;
 		default:
 			r = -EINVAL;
 		}
 	}
 	if (r < 0 || optind != argc || !a->guest || !a->control || a->arena_fd < 0 ||
-	    a->bell_fd < 0 || mc_guest_name_check(a->guest) < 0)
+	    a->bell_fd < 0 || (a->uid < 0) != (a->gid < 0) || mc_guest_name_check(a->guest) < 0)
 		return usage(ops);
 	return 0;
 }
@@ -124,7 +136,8 @@ static void sign_in(struct mc_worker *w)
 	bool first;
 
 	atomic_store(&p->pid, (uint64_t)getpid());
-	atomic_store(&p->start_time, mc_pid_start_time((int)getpid()));
+	w->start_time = mc_pid_start_time((int)getpid());
+	atomic_store(&p->start_time, w->start_time);
 	first = atomic_fetch_add(&p->starts, 1) == 0;
 	atomic_store(&p->busy_until, 0);
 	atomic_store(&p->heartbeat, mc_now_ns());
@@ -230,7 +243,33 @@ static int set_up(struct mc_worker *w, const struct args *a)
 	r = mc_worker_bus_new(w, a->control);
 	if (r < 0)
 		return mc_log_errno(r, "can't use control socket %s", a->control);
-	return w->ops->start(w, w->ctx);
+	r = w->ops->start(w, w->ctx);
+	if (r >= 0 && !w->ops->confines_itself)
+		r = mc_worker_confine(w, w->ops->capabilities, 0);
+	return r;
+}
+
+int mc_worker_confine(struct mc_worker *w, uint64_t capabilities, unsigned more)
+{
+	struct mc_confine c = {.uid = w->uid,
+	                       .gid = w->gid,
+	                       .capabilities = capabilities,
+	                       .allow = w->ops->allow | more};
+	int r;
+
+	if (w->confined)
+		return 0;
+	/* What an operator lets it run isn't ours to confine, and would inherit all of this. */
+	if (w->ops->asks_arbiter && mc_arbiter_configured(w->arena.config)) {
+		mc_info("runs an arbiter's command and keeps its privileges for that");
+		w->confined = true;
+		return 0;
+	}
+	r = mc_confine(&c);
+	if (r < 0)
+		return mc_log_errno(r, "can't give up its privileges; it doesn't run with them");
+	w->confined = true;
+	return 0;
 }
 
 static void worker_done(struct mc_worker *w)
@@ -272,6 +311,8 @@ int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *
 		return 2;
 	snprintf(w.guest, sizeof(w.guest), "%s", a.guest);
 	w.debug = a.debug;
+	w.uid = (uid_t)a.uid;
+	w.gid = (gid_t)a.gid;
 	w.role = ops->role == MC_ROLE_STAGE0 ? mc_role_stage(a.index) : ops->role;
 	mc_log_setup(ops->process, w.guest, a.debug ? LOG_DEBUG : LOG_INFO);
 	r = attach(&w, &a);

@@ -6,11 +6,15 @@
  * Command line, made by the supervisor:
  *
  *   mc-ROLE --guest NAME [--index N] --arena-fd 3 --bell-fd 4 --control PATH [--debug]
+ *           [--uid N --gid N]
  *
  * mc-ROLE --version prints "mc-ROLE BUILD abi N"; one that finds an arena of another ABI ends with
  * exit status MC_EXIT_ABI before it touches anything.
  *
  * fd 3 is the arena, fds 4 .. 4 + MC_ROLE_MAX - 1 the eventfds in role order.
+ *
+ * A worker gives up its privileges (confine.h) once start() has returned, or when it calls
+ * mc_worker_confine() if its ops say that it does so itself; --uid and --gid are who it becomes.
  *
  * The worker connects to the supervisor's socket PATH and speaks D-Bus on it, peer to peer
  * (sd-bus); it goes on without, and tries again every 100 ms, when the supervisor is away.
@@ -37,6 +41,7 @@
 #include <systemd/sd-event.h>
 
 #include "arena.h"
+#include "confine.h"
 #include "util.h"
 
 #define MC_EXIT_ABI  3
@@ -45,8 +50,12 @@
 struct mc_worker;
 
 struct mc_worker_ops {
-	enum mc_role role;   /* stage: MC_ROLE_STAGE0; the index is added */
-	const char *process; /* "mc-capture" */
+	enum mc_role role;     /* stage: MC_ROLE_STAGE0; the index is added */
+	const char *process;   /* "mc-capture" */
+	uint64_t capabilities; /* 1 << CAP_X of those that it keeps */
+	unsigned allow;        /* enum mc_allow: system calls beyond the base */
+	bool asks_arbiter;     /* with an arbiter (arbiter.h) it isn't confined */
+	bool confines_itself;  /* it calls mc_worker_confine() before it touches what others sent */
 
 	/* Called once with arena and event loop ready, before the first work(). */
 	int (*start)(struct mc_worker *w, void *ctx);
@@ -74,6 +83,10 @@ struct mc_worker {
 	enum mc_role role;
 	char guest[MC_NAME_MAX];
 	bool debug;
+	uid_t uid; /* who it becomes; (uid_t)-1: stays who it is */
+	gid_t gid;
+	bool confined;
+	uint64_t start_time;       /* of this process, from /proc */
 	struct mc_worker_bus *bus; /* control connection, private */
 	int place_fd;              /* mc_arena_take_place() */
 };
@@ -109,6 +122,12 @@ static inline void mc_worker_alive(struct mc_worker *w)
 
 /* Makes the loop end with exit status @status after the current callback. */
 void mc_worker_exit(struct mc_worker *w, int status);
+
+/*
+ * Gives up everything but @capabilities and what the ops allow, with @more of enum mc_allow.
+ * 0 or negative errno (logged): the process must end.
+ */
+int mc_worker_confine(struct mc_worker *w, uint64_t capabilities, unsigned more);
 
 /* Short cuts. */
 static inline struct mc_metrics_block *mc_worker_metrics(struct mc_worker *w)

@@ -2,6 +2,7 @@
 #include "netgate.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -218,6 +219,25 @@ static int open_nics(struct netgate *g)
 	return 0;
 }
 
+/* The kernel's gate is worked by rtnetlink; a relay has all that it needs in its sockets. */
+static int confine(struct netgate *g)
+{
+	const struct mc_config *cfg = g->a->config;
+	uint64_t capabilities = 0;
+	unsigned allow = 0;
+
+	for (uint32_t i = 0; i < cfg->nnics; i++) {
+		if (cfg->nic[i].kind != MC_GATE_PLUG)
+			continue;
+		capabilities |= 1ULL << CAP_NET_ADMIN;
+		if (!cfg->nic[i].netns[0])
+			continue;
+		capabilities |= 1ULL << CAP_SYS_ADMIN; /* setns() */
+		allow |= MC_ALLOW_NETNS;
+	}
+	return mc_worker_confine(g->w, capabilities, allow);
+}
+
 static int netgate_start(struct mc_worker *w, void *ctx)
 {
 	struct netgate *g = ctx;
@@ -236,9 +256,12 @@ static int netgate_start(struct mc_worker *w, void *ctx)
 		(void)mc_state_move(g->a->control, g->a->journal.side, MC_ROLE_NETGATE,
 		                    MC_STATE_SYNCING, MC_STATE_STOPPED, MC_REASON_REFUSED);
 		mc_arena_ring_all(g->a);
-		return 0;
+		return confine(g);
 	}
 	(void)mc_fault(MC_FAULT_NETGATE_OPENED);
+	r = confine(g);
+	if (r < 0)
+		return r;
 	atomic_store(&g->a->control->gate_error, 0);
 	atomic_store_explicit(&g->a->control->gate_ready, 1, memory_order_release);
 	mc_arena_ring_all(g->a);
@@ -258,6 +281,8 @@ static void netgate_quit(struct mc_worker *w, void *ctx)
 const struct mc_worker_ops netgate_ops = {
         .role = MC_ROLE_NETGATE,
         .process = "mc-netgate",
+        .allow = MC_ALLOW_NET | MC_ALLOW_DEVICE,
+        .confines_itself = true,
         .start = netgate_start,
         .work = netgate_work,
         .quit = netgate_quit,

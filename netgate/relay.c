@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -27,6 +28,8 @@ struct relay {
 	struct mc_metrics_block *m;
 	sd_event_source *qemu_io, *world_io;
 	int qemu, world;
+	int to_qemu; /* connected while we may: its socket belongs to another user */
+	sd_event *event;
 	bool world_is_sock;
 	struct sockaddr_un qemu_addr, world_addr;
 	enum gate_mode mode;
@@ -57,13 +60,39 @@ static void send_out(struct relay *r, const void *frame, size_t len)
 	mc_metric_add(r->m, n < 0 ? MC_M_PURGED : MC_M_FRAMES_OUT, 1);
 }
 
+/* QEMU's socket, when it is there. */
+static int connect_qemu(struct relay *r)
+{
+	if (connect(r->to_qemu, (struct sockaddr *)&r->qemu_addr, sizeof(r->qemu_addr)) == 0)
+		return 0;
+	return -errno;
+}
+
+/*
+ * A new QEMU has taken a dead one's place.  Its socket may be another user's, which only a
+ * process that has its privileges still can connect to: our successor.  Nothing is held then.
+ */
+static bool reconnect_qemu(struct relay *r)
+{
+	int e = connect_qemu(r);
+
+	if (e == -EACCES && r->mode == GATE_PASS) {
+		mc_info("QEMU at %s is a new one; the gate starts again", r->qemu_addr.sun_path);
+		(void)sd_event_exit(r->event, 0);
+	}
+	return e == 0;
+}
+
 static void send_in(struct relay *r, const void *frame, size_t len)
 {
 	ssize_t n = -1;
 
-	if (r->qemu_addr.sun_path[0])
-		n = sendto(r->qemu, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL,
-		           (struct sockaddr *)&r->qemu_addr, sizeof(r->qemu_addr));
+	if (r->qemu_addr.sun_path[0]) {
+		n = send(r->to_qemu, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n < 0 && (errno == ENOTCONN || errno == ECONNREFUSED || errno == ECONNRESET) &&
+		    reconnect_qemu(r))
+			n = send(r->to_qemu, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	}
 	mc_metric_add(r->m, n < 0 ? MC_M_PURGED : MC_M_FRAMES_IN, 1);
 }
 
@@ -93,8 +122,12 @@ static int read_qemu(struct relay *r, int max)
 		if (len <= 0)
 			break;
 		/* Where to send its frames to is learnt from where they come from. */
-		if (!r->spec.qemu_path[0] && from_len > offsetof(struct sockaddr_un, sun_path) + 1)
+		if (!r->spec.qemu_path[0] &&
+		    from_len > offsetof(struct sockaddr_un, sun_path) + 1 &&
+		    strncmp(r->qemu_addr.sun_path, from.sun_path, sizeof(from.sun_path)) != 0) {
 			r->qemu_addr = from;
+			(void)connect_qemu(r);
+		}
 		take_frame(r, (size_t)len);
 	}
 	return n;
@@ -197,6 +230,7 @@ static struct gate_nic *relay_close(struct gate_nic *n)
 	sd_event_source_disable_unref(r->world_io);
 	mc_closep(&r->qemu);
 	mc_closep(&r->world);
+	mc_closep(&r->to_qemu);
 	queue_done(&r->held);
 	free(r);
 	return NULL;
@@ -214,6 +248,23 @@ static int open_world(struct relay *r, char *why, size_t why_len)
 	return tap_open(r->spec.tap, r->spec.netns, why, why_len);
 }
 
+/* Our socket is for QEMU's user alone, its own is connected to as long as we may. */
+static int open_to_qemu(struct relay *r)
+{
+	const char *theirs = r->qemu_addr.sun_path;
+	struct stat st;
+
+	if (theirs[0] && stat(theirs, &st) == 0 && geteuid() == 0 &&
+	    (chown(r->spec.path, st.st_uid, st.st_gid) < 0 || chmod(r->spec.path, 0600) < 0))
+		return -errno;
+	r->to_qemu = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (r->to_qemu < 0)
+		return -errno;
+	if (theirs[0])
+		(void)connect_qemu(r); /* tried again with the first frame */
+	return 0;
+}
+
 static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, sd_event *event,
                       struct mc_metrics_block *m, char *why, size_t why_len)
 {
@@ -225,7 +276,8 @@ static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, sd_event
 	r->nic.ops = &relay_ops;
 	r->spec = *spec;
 	r->m = m;
-	r->qemu = r->world = -1;
+	r->qemu = r->world = r->to_qemu = -1;
+	r->event = event;
 	r->mode = GATE_SHUT;
 	queue_init(&r->held, UINT64_MAX);
 	if (spec->qemu_path[0]) {
@@ -236,6 +288,8 @@ static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, sd_event
 	e = r->world = open_world(r, why, why_len);
 	if (e >= 0)
 		e = r->qemu = dgram_open(spec->path, why, why_len);
+	if (e >= 0)
+		e = open_to_qemu(r);
 	if (e >= 0)
 		e = sd_event_add_io(event, &r->qemu_io, r->qemu, EPOLLIN, on_qemu, r);
 	if (e >= 0)

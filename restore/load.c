@@ -22,7 +22,7 @@
 #define CMDLINE_MAX (1U << 20)
 
 /* True unless the standby was started with -global migration.send-configuration=off. */
-static bool wants_config(const struct restore *r)
+bool load_wants_config(const struct restore *r)
 {
 	static const char option[] = "migration.send-configuration=off";
 	char path[64], mc_autofree *buf = malloc(CMDLINE_MAX);
@@ -78,7 +78,7 @@ int standby_state_file(const struct restore *r, const uint8_t *state, size_t len
 	if (len < HEAD)
 		return -EBADMSG;
 	e = put(fd, state, HEAD);
-	if (e == 0 && wants_config(r))
+	if (e == 0 && r->wants_config)
 		e = put_config(r, fd);
 	if (e == 0)
 		e = put(fd, state + HEAD, len - HEAD);

@@ -99,6 +99,10 @@ static int attach(struct restore *r)
 	e = standby_attach(r);
 	mc_worker_busy(r->w, 0);
 	if (e == 0)
+		r->wants_config = load_wants_config(r);
+	if (mc_worker_confine(r->w, 0, 0) < 0)
+		return -EPERM;
+	if (e == 0)
 		e = decoder_new(&r->decoder, r->a->slabs.unit);
 	if (e == 0)
 		e = sd_event_add_io(r->w->event, &r->qmp_source, qmp_fd(r->q), EPOLLIN, on_qmp, r);
@@ -154,6 +158,7 @@ void restore_done(struct restore *r)
 const struct mc_worker_ops restore_ops = {
         .role = MC_ROLE_RESTORE,
         .process = "mc-restore",
+        .asks_arbiter = true,
         .start = restore_start,
         .work = restore_work,
         .quit = restore_quit,

@@ -39,6 +39,7 @@ struct restore {
 	bool resumed;      /* the standby runs */
 	bool loaded;       /* it has taken the device state in, but may be paused */
 	bool standby_gone; /* there is nothing to restore into: only END is answered */
+	bool wants_config; /* the standby expects a configuration section in its stream */
 	bool ring_bad;     /* transport's ring can't be trusted: what is committed still can */
 	struct mc_arbiter *arbiter; /* asked whether we may take over */
 	uint64_t ask_at;            /* ns: not before, after one that gave no answer */
@@ -62,9 +63,12 @@ void standby_detach(struct restore *r);
 int standby_empty(struct restore *r); /* gives all of its RAM back: it reads as zero */
 
 /*
- * load.c: the one load of device state.  Returns once the standby runs.  A successor may
+ * load.c: load_wants_config() is to be asked while /proc/PID/cmdline may be read.
+ *
+ * standby_go(): the one load of device state.  Returns once the standby runs.  A successor may
  * call it again for what its predecessor had begun.
  */
+bool load_wants_config(const struct restore *r);
 int standby_go(struct restore *r, const void *state, size_t len);
 
 /* sync.c: the first copy. 1 did something, 0 nothing to do, negative errno. */

@@ -57,14 +57,14 @@ static int on_event(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 }
 
 /* The caller's word against the kernel's. */
-static int check_identity(sd_bus *bus, pid_t pid, uint64_t start_time)
+static int check_identity(sd_bus *bus, uid_t uid, pid_t pid, uint64_t start_time)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
 
 	if (getsockopt(sd_bus_get_fd(bus), SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
 		return -errno;
-	if (cred.pid != pid || (cred.uid != 0 && cred.uid != geteuid()) ||
+	if (cred.pid != pid || (cred.uid != 0 && cred.uid != geteuid() && cred.uid != uid) ||
 	    mc_pid_start_time(pid) != start_time)
 		return -EPERM;
 	return 0;
@@ -118,7 +118,7 @@ static int on_register(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (r < 0)
 		return bus_error(e, -EINVAL, "bad registration");
 	if (mc_role_parse(role_name, index, &role) < 0 || role == MC_ROLE_SUPERVISOR ||
-	    check_identity(bus, (pid_t)pid, start) < 0)
+	    check_identity(bus, m->uid, (pid_t)pid, start) < 0)
 		return bus_error(e, -EPERM, "not a worker of ours");
 	g = manager_find(m, name);
 	if (!g)
@@ -209,7 +209,9 @@ int control_start(struct manager *m)
 		return mc_log_errno(-errno, "socket");
 	(void)unlink(a.sun_path); /* we hold the directory's lock */
 	if (bind(m->control_fd, (struct sockaddr *)&a, sizeof(a)) < 0 ||
-	    chmod(a.sun_path, 0600) < 0 || listen(m->control_fd, 64) < 0)
+	    (m->uid != (uid_t)-1 && chown(a.sun_path, 0, m->gid) < 0) ||
+	    chmod(a.sun_path, m->uid != (uid_t)-1 ? 0660 : 0600) < 0 ||
+	    listen(m->control_fd, 64) < 0)
 		return mc_log_errno(-errno, "can't listen on %s", a.sun_path);
 	r = sd_event_add_io(m->event, &m->control_source, m->control_fd, EPOLLIN, on_accept, m);
 	return r < 0 ? mc_log_errno(r, "event source") : 0;

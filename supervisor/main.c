@@ -15,7 +15,7 @@ static void usage(FILE *f)
 	fprintf(f,
 	        "usage: mc-supervisor [--bus=system|session|ADDRESS] [--runtime-dir DIR]\n"
 	        "                     [--state-dir DIR] [--listen ADDRESS:PORT] [--libexec DIR]\n"
-	        "                     [--conf-dir DIR] [--debug] [--version]\n");
+	        "                     [--conf-dir DIR] [--user NAME] [--debug] [--version]\n");
 }
 
 /* Where the other programs are: beside this one, unless told otherwise. */
@@ -42,6 +42,7 @@ static int parse(int argc, char **argv, struct manager *m)
 	        {"listen", required_argument, NULL, 'l'},
 	        {"libexec", required_argument, NULL, 'x'},
 	        {"conf-dir", required_argument, NULL, 'c'},
+	        {"user", required_argument, NULL, 'u'},
 	        {"debug", no_argument, NULL, 'd'},
 	        {"version", no_argument, NULL, 'v'},
 	        {"help", no_argument, NULL, 'h'},
@@ -69,6 +70,9 @@ static int parse(int argc, char **argv, struct manager *m)
 		case 'c':
 			m->conf_dir = optarg;
 			break;
+		case 'u':
+			m->user = optarg;
+			break;
 		case 'd':
 			m->debug = true;
 			break;
@@ -93,6 +97,7 @@ int main(int argc, char **argv)
 	        .runtime_dir = "/run/microcheckpoint",
 	        .state_dir = "/var/lib/microcheckpoint",
 	        .conf_dir = CONF_DIR,
+	        .user = "microcheckpoint",
 	        .listen = "[::]:7911",
 	};
 	int r;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,9 +23,30 @@ struct guest *manager_find(struct manager *m, const char *name)
 	return NULL;
 }
 
-static int make_dir(const char *path)
+/* Whom the workers become. Nobody to become is said once, and they run as this process does. */
+static void find_user(struct manager *m)
 {
-	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+	struct passwd *p = geteuid() == 0 ? getpwnam(m->user) : NULL;
+
+	m->uid = (uid_t)-1;
+	m->gid = (gid_t)-1;
+	if (p) {
+		m->uid = p->pw_uid;
+		m->gid = p->pw_gid;
+	} else if (geteuid() != 0) {
+		mc_info("not started as root: the guests' processes run as user %u, too",
+		        (unsigned)geteuid());
+	} else {
+		mc_warn("there is no user %s: the guests' processes run as root, without its "
+		        "capabilities; systemd-sysusers makes that user, or name another by "
+		        "--user",
+		        m->user);
+	}
+}
+
+static int make_dir(const char *path, mode_t mode)
+{
+	if (mkdir(path, mode) < 0 && errno != EEXIST)
 		return mc_log_errno(-errno, "can't make directory %s", path);
 	return 0;
 }
@@ -91,10 +113,12 @@ static int add_signals(struct manager *m)
 
 static int start(struct manager *m)
 {
-	int r = make_dir(m->runtime_dir);
+	/* Workers find the control socket in it, and can't list it. */
+	int r = make_dir(m->runtime_dir, 0711);
 
+	find_user(m);
 	if (r == 0)
-		r = make_dir(m->state_dir);
+		r = make_dir(m->state_dir, 0700);
 	if (r == 0)
 		r = lock_dir(m);
 	if (r < 0)

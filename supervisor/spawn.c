@@ -37,11 +37,11 @@ void child_forget(struct child *c)
 static void become(const struct child *c, int arena, const int *bells)
 {
 	struct guest *g = c->g;
-	char path[512], process[32], control[512], index[8], a[8], b[8];
-	const char *argv[] = {process, "--guest",    g->name, "--index",
-	                      index,   "--arena-fd", a,       "--bell-fd",
-	                      b,       "--control",  control, g->m->debug ? "--debug" : NULL,
-	                      NULL};
+	char path[512], process[32], control[512], index[8], a[8], b[8], uid[16], gid[16], why[256];
+	const char *argv[] = {process, "--guest",   g->name, "--index",   index,   "--arena-fd",
+	                      a,       "--bell-fd", b,       "--control", control, NULL,
+	                      NULL,    NULL,        NULL,    NULL,        NULL};
+	int n = 11;
 	int high[MC_ROLE_MAX + 1];
 	sigset_t held;
 
@@ -63,6 +63,20 @@ static void become(const struct child *c, int arena, const int *bells)
 	snprintf(index, sizeof(index), "%u", mc_role_index(c->role));
 	snprintf(a, sizeof(a), "%d", ARENA_FD);
 	snprintf(b, sizeof(b), "%d", BELL_FD);
+	if (g->m->debug)
+		argv[n++] = "--debug";
+	if (g->m->uid != (uid_t)-1) {
+		argv[n++] = "--uid";
+		argv[n++] = uid;
+		argv[n++] = "--gid";
+		argv[n] = gid;
+		snprintf(uid, sizeof(uid), "%u", (unsigned)g->m->uid);
+		snprintf(gid, sizeof(gid), "%u", (unsigned)g->m->gid);
+	}
+	if (place_self(g->arena.config, why, sizeof(why)) < 0) {
+		fprintf(stderr, "mc-supervisor: guest %s: %s\n", g->name, why);
+		_exit(126);
+	}
 	execv(path, (char **)argv);
 	fprintf(stderr, "mc-supervisor: can't run %s: %s\n", path, strerror(errno));
 	_exit(127);

@@ -100,6 +100,8 @@ int start_check(struct manager *m, const struct request *rq, bool primary, char 
 	char text[512];
 	int r = request_check(rq, primary, text, sizeof(text));
 
+	if (r == 0)
+		r = place_check(&rq->cfg, text, sizeof(text));
 	if (r < 0) {
 		snprintf(why, why_len, "guest %s: %s", rq->cfg.guest, text);
 		return r;

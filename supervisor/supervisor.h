@@ -78,6 +78,9 @@ struct manager {
 	sd_bus *bus;
 	const char *runtime_dir, *state_dir, *listen, *libexec, *bus_address;
 	bool debug;
+	const char *user; /* whom workers become */
+	uid_t uid;        /* of that user; (uid_t)-1: they stay who they are */
+	gid_t gid;
 	int lock_fd;
 	int control_fd, listen_fd;
 	sd_event_source *control_source, *listen_source, *hung_timer;
@@ -186,6 +189,13 @@ int hung_start(struct manager *m);
 
 /* abi.c: 0; -EPROTONOSUPPORT with a sentence when the installed program has another ABI. */
 int abi_check(const struct manager *m, enum mc_role role, char *why, size_t why_len);
+
+/*
+ * place.c: where a guest's processes run (options cpus and cgroup).  place_check(): could they?
+ * place_self(): puts the calling process there.  0, or negative errno with a sentence.
+ */
+int place_check(const struct mc_config *c, char *why, size_t why_len);
+int place_self(const struct mc_config *c, char *why, size_t why_len);
 
 /* control.c: where workers register. */
 int control_start(struct manager *m);

@@ -265,6 +265,7 @@ static void transport_quit(struct mc_worker *w, void *ctx)
 const struct mc_worker_ops transport_ops = {
         .role = MC_ROLE_TRANSPORT,
         .process = "mc-transport",
+        .allow = MC_ALLOW_NET | MC_ALLOW_FILES | MC_ALLOW_DEVICE,
         .start = transport_start,
         .work = transport_work,
         .quit = transport_quit,

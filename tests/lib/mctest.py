@@ -322,7 +322,7 @@ class Host:
     def start_supervisor(self, *extra, env=None):
         self.supervisor = self.spawn(
             f"{BUILD}/mc-supervisor", f"--bus={self.bus}", "--runtime-dir", self.run_dir,
-            "--state-dir", self.state_dir, "--conf-dir", self.conf_dir, "--listen", f"[::]:{PORT}", *extra,
+            "--state-dir", self.state_dir, "--conf-dir", self.conf_dir, "--listen", f"[::]:{PORT}", "--user", "nobody", *extra,
             log=f"{self.dir}/supervisor.log", env=env)
         wait_for(f"supervisor on {self.name}", self._supervisor_answers, timeout=15)
 

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Least privilege: what each process of a protected guest has left, read from /proc."""
+
+import os
+import signal
+
+import mctest
+import scenario as sc
+from mctest import check
+
+CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE = 1 << 2, 1 << 19
+
+# The table of docs/security.md: capabilities that stay.
+KEEPS = {"mc-capture": CAP_SYS_PTRACE | CAP_DAC_READ_SEARCH, "mc-guard": 0, "mc-stage": 0, "mc-transport": 0,
+         "mc-netgate": 0, "mc-restore": 0}
+NOBODY = 65534
+
+
+def status(pid):
+    """/proc/PID/status as a dict."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+def workers(host):
+    """(pid, name) of everything that belongs to guests, guards too."""
+    out = []
+    for p in host.pids():
+        try:
+            name = status(p)["Name"]
+        except (OSError, KeyError):
+            continue
+        if name in KEEPS:
+            out.append((p, name))
+    return out
+
+
+def confined(pid, name):
+    """What is wrong with a process; '' when it has nothing but what the table says."""
+    try:
+        s = status(pid)
+    except OSError:
+        return "it ended"
+    want = f"{KEEPS[name]:016x}"
+    for key in ("CapEff", "CapPrm", "CapBnd"):
+        if s[key] != want:
+            return f"{key} is {s[key]}, not {want}"
+    if s["CapInh"].strip("0") or s["CapAmb"].strip("0"):
+        return "inheritable or ambient capabilities"
+    if s["NoNewPrivs"] != "1" or s["Seccomp"] != "2":
+        return f"NoNewPrivs {s['NoNewPrivs']}, Seccomp {s['Seccomp']}"
+    if s["Uid"].split() != [str(NOBODY)] * 4 or s["Gid"].split() != [str(NOBODY)] * 4 or s["Groups"].strip():
+        return f"user {s['Uid']}, group {s['Gid']}, groups {s['Groups']}"
+    return ""
+
+
+def check_all(host, names):
+    """Every process is there and confined."""
+    have = workers(host)
+    check({n for _, n in have} == names, f"{host.name} has {have}, not {names}")
+    for pid, name in have:
+        check(not confined(pid, name), f"{name} on {host.name}: {confined(pid, name)}")
+
+
+def test_least_privilege():
+    """Each process keeps what the table says, its successor and the standby's takeover too."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        sc.boot(w.a)
+        sc.protect(w.a, w.b)
+        primary = {"mc-capture", "mc-guard", "mc-stage", "mc-transport", "mc-netgate"}
+        backup = {"mc-transport", "mc-netgate", "mc-restore"}
+        check_all(w.a, primary)
+        check_all(w.b, backup)
+        redis = mctest.Redis(w)
+        sc.write_for(redis, 0.2)
+        for host in (w.a, w.b):
+            for pid, name in workers(host):
+                if name in ("mc-guard", "mc-netgate"):
+                    continue  # the guard ends with capture; a dead gate loses what it held
+                os.kill(pid, signal.SIGKILL)
+                mctest.wait_for(f"a confined successor of {name}",
+                                lambda n=name, h=host, o=pid: any(p != o and x == n and not confined(p, n)
+                                                                  for p, x in workers(h)), 10, every=0.05)
+                sc.epochs_go_on(w.a, 3)
+        check_all(w.a, primary)
+        check_all(w.b, backup)
+        w.a.supervisor.kill()
+        w.a.supervisor.wait()
+        w.a.start_supervisor()
+        mctest.wait_for("adoption of unprivileged processes",
+                        lambda: w.a.mcctl("status", "vm", ok=False).returncode == 0, 5, every=0.05)
+        sc.epochs_go_on(w.a, 3)
+        w.a.kill_everything()
+        sc.write_for(redis, 0.3)
+        check(redis.lost() == 0, "acknowledged values lost")
+
+
+def test_placement():
+    """cpus and cgroup: the guest's processes run there, mistakes are refused with the remedy."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        sc.boot(w.a)
+        for option, value, word in (("--cpus", "0-4000", "cpus"), ("--cpus", "1-", "cpus"),
+                                    ("--cgroup", "/tmp", "cgroup"), ("--cgroup", "/sys/fs/cgroup/../x", "cgroup")):
+            r = w.a.mcctl(*sc.protect_args(w.a, w.b), option, value, ok=False)
+            check(r.returncode == 1 and word in r.stderr, f"{option} {value}: {r.stderr}")
+        sc.protect(w.a, w.b, "--cpus", "1")
+        for pid, name in workers(w.a):
+            check(status(pid)["Cpus_allowed_list"] == "1", f"{name} runs on {status(pid)['Cpus_allowed_list']}")
+        sc.epochs_go_on(w.a, 3)
