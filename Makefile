@@ -144,7 +144,7 @@ bench-programs: $(BENCH_PROGRAMS)
 # DPDK's flags only where its header is used.
 $(B)/bench-ring: BENCH_FLAGS = $(shell pkg-config --cflags libdpdk)
 $(B)/bench-ring: BENCH_LIBS := -lrte_ring -lrte_eal
-$(B)/bench-stage: $(B)/stage/encode.o $(B)/restore/decode.o
+$(B)/bench-stage: $(B)/stage/encode.o $(B)/stage/diff.o $(B)/restore/decode.o
 $(B)/bench-%: tests/bench/%.c $(B)/ipc.a
 	$(CC) $(ALLCF) -O3 $(BENCH_FLAGS) -o $@ $(filter %.c %.o,$^) $(B)/ipc.a $(BENCH_LIBS) $(LIBS) -lm
 

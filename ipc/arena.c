@@ -42,8 +42,8 @@ int mc_arena_params_check(const struct mc_arena_params *p, char *why, size_t why
 		text = "max-memory is above 16 TiB or 2^20 slabs";
 	else if (p->delta_cache > 1ULL << 40)
 		text = "delta-cache must be at most 1 TiB";
-	else if (!p->ram_pages || p->ram_pages > 1ULL << 34)
-		text = "the guest's RAM must be between 4 KiB and 64 TiB";
+	else if (!p->ram_pages || p->ram_pages > 1ULL << 32)
+		text = "the guest's RAM must be between 4 KiB and 16 TiB";
 	else if (p->side != MC_SIDE_PRIMARY && p->side != MC_SIDE_BACKUP)
 		text = "side is neither primary nor backup";
 	if (!text)

@@ -2,6 +2,7 @@
 #include "copyset.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "pool.h"
@@ -37,7 +38,7 @@ static int check_header(const struct mc_enc_header *h, size_t len, const struct 
 			return -EBADMSG;
 	} else if (h->of_kind == MC_KIND_PAGES) {
 		if (h->pages > mc_copyset_pages_max(lim->unit) || h->hash ||
-		    h->raw_len > h->pages * MC_PAGE_SIZE || h->raw_len % MC_PAGE_SIZE)
+		    h->raw_len > h->pages * MC_PAGE_SIZE)
 			return -EBADMSG;
 	} else {
 		return -EBADMSG;
@@ -47,6 +48,20 @@ static int check_header(const struct mc_enc_header *h, size_t len, const struct 
 	return 0;
 }
 
+static bool length_fits(const struct mc_enc_page *p)
+{
+	switch (p->method) {
+	case MC_PAGE_ZERO:
+		return p->length == 0;
+	case MC_PAGE_FULL:
+		return p->length == MC_PAGE_SIZE;
+	case MC_PAGE_DELTA:
+		return p->length <= MC_DELTA_MAX;
+	default:
+		return false;
+	}
+}
+
 static int check_pages(const struct mc_enc_view *v, const struct mc_enc_limits *lim)
 {
 	uint64_t content = 0;
@@ -54,15 +69,11 @@ static int check_pages(const struct mc_enc_view *v, const struct mc_enc_limits *
 	for (uint32_t i = 0; i < v->h.pages; i++) {
 		struct mc_enc_page p = v->page[i];
 
-		if (p.reserved || p.block >= lim->nblocks || p.offset % MC_PAGE_SIZE ||
-		    p.offset >= lim->block_size[p.block])
+		if (p.block >= lim->nblocks || mc_enc_page_offset(&p) >= lim->block_size[p.block])
 			return -EBADMSG;
-		if (p.method != MC_PAGE_ZERO && p.method != MC_PAGE_FULL &&
-		    p.method != MC_PAGE_DELTA)
+		if (!length_fits(&p) || (p.method == MC_PAGE_DELTA && !v->h.base))
 			return -EBADMSG;
-		if (p.method == MC_PAGE_DELTA && !v->h.base)
-			return -EBADMSG;
-		content += p.method == MC_PAGE_ZERO ? 0 : MC_PAGE_SIZE;
+		content += p.length;
 	}
 	return v->h.of_kind == MC_KIND_STATE || content == v->h.raw_len ? 0 : -EBADMSG;
 }

@@ -14,8 +14,10 @@
  *   chunk bytes, one after the other
  *
  * The content stream is, page after page: nothing for a ZERO page, 4096 bytes for a FULL
- * page, 4096 bytes of content XOR base for a DELTA page (base = the page as of the epoch
- * mc_enc_header.base).  For STATE it is the device state.  The stream is cut into chunks
+ * page; for a DELTA page what differs from its base (the page as of the epoch
+ * mc_enc_header.base): a 64-bit map of the 64-byte lines that differ, for each of them a byte
+ * that maps its eight words, then content XOR base of each of those words; nothing at all when
+ * the page equals its base.  For STATE it is the device state.  The stream is cut into chunks
  * of at most MC_CHUNK_MAX raw bytes, each a zstd frame, or plain where zstd would not
  * make it smaller; so no page is sent larger than itself.  Every page carries the XXH3
  * 64-bit hash of its decoded content.
@@ -78,14 +80,23 @@ struct mc_enc_header {
 };
 _Static_assert(sizeof(struct mc_enc_header) == 56, "ABI");
 
+#define MC_LINE_SIZE 64ULL
+#define MC_DELTA_MAX (MC_PAGE_SIZE - 8) /* a longer one is sent as FULL */
+
 struct mc_enc_page {
-	uint16_t block;
-	uint16_t method;
-	uint32_t reserved; /* 0 */
-	uint64_t offset;
+	uint32_t page; /* number within its block */
+	uint8_t block;
+	uint8_t method;
+	uint16_t length; /* in the content stream */
 	uint64_t hash;
 };
-_Static_assert(sizeof(struct mc_enc_page) == 24, "ABI");
+_Static_assert(sizeof(struct mc_enc_page) == 16, "ABI");
+
+/* Offset of the page in its block, bytes. */
+static inline uint64_t mc_enc_page_offset(const struct mc_enc_page *p)
+{
+	return p->page * MC_PAGE_SIZE;
+}
 
 struct mc_enc_chunk {
 	uint32_t raw_len;

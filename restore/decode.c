@@ -6,10 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 #include <zstd.h>
 
+#include "../ipc/hash.h"
 #include "../ipc/util.h"
 
 struct decoder {
@@ -17,6 +16,7 @@ struct decoder {
 	ZSTD_DCtx *dctx;
 	uint8_t *slab;   /* private copy of the encoded slab */
 	uint8_t *stream; /* its content */
+	uint8_t page[MC_PAGE_SIZE];
 	uint64_t zero_hash;
 };
 
@@ -34,7 +34,7 @@ int decoder_new(struct decoder **ret, uint64_t unit)
 		decoder_free(d);
 		return -ENOMEM;
 	}
-	d->zero_hash = XXH3_64bits(d->stream, MC_PAGE_SIZE);
+	d->zero_hash = mc_hash(d->stream, MC_PAGE_SIZE);
 	*ret = d;
 	return 0;
 }
@@ -81,39 +81,73 @@ static int unpack(struct decoder *d, const struct mc_enc_view *v, uint8_t *to)
 	return 0;
 }
 
-static void xor_into(uint8_t *page, const uint8_t *base)
+/* XORs the words that @map names into the line at @to; returns where the next ones are. */
+static const uint8_t *undo_line(uint8_t *to, const uint8_t *word, unsigned map)
 {
-	for (size_t i = 0; i < MC_PAGE_SIZE; i += 8) {
+	for (; map; map &= map - 1, word += 8) {
+		uint8_t *at = to + (unsigned)__builtin_ctz(map) * 8;
 		uint64_t x, y;
 
-		memcpy(&x, page + i, 8);
-		memcpy(&y, base + i, 8);
+		memcpy(&x, at, 8);
+		memcpy(&y, word, 8);
 		x ^= y;
-		memcpy(page + i, &x, 8);
+		memcpy(at, &x, 8);
 	}
+	return word;
+}
+
+/* @base changed as the @len bytes at @delta say, into d->page. -EBADMSG: they contradict @len. */
+static int undo_delta(struct decoder *d, const uint8_t *base, const uint8_t *delta, uint32_t len)
+{
+	const uint8_t *end = delta + len, *maps = delta + 8, *word;
+	uint64_t lines = 0;
+	uint32_t words = 0, n;
+
+	if (len && len < 8)
+		return -EBADMSG;
+	if (len)
+		memcpy(&lines, delta, sizeof(lines));
+	n = (uint32_t)__builtin_popcountll(lines);
+	if (len && (!n || 8 + n > len))
+		return -EBADMSG;
+	for (uint32_t i = 0; i < n; i++)
+		words += (uint32_t)__builtin_popcount(maps[i]);
+	if (len && 8 + n + words * 8 != len)
+		return -EBADMSG;
+	memcpy(d->page, base, MC_PAGE_SIZE);
+	for (word = maps + n; lines; lines &= lines - 1, maps++)
+		word = undo_line(d->page + (unsigned)__builtin_ctzll(lines) * MC_LINE_SIZE, word,
+		                 *maps);
+	return !len || word == end ? 0 : -EBADMSG;
 }
 
 int decode_pages(struct decoder *d, const struct mc_enc_view *v, uint8_t *const *ram,
                  decode_page_fn fn, void *ctx)
 {
-	uint8_t *at = d->stream;
+	const uint8_t *at = d->stream;
 	int r;
 
 	if (v->h.raw_len > d->unit)
 		return -EBADMSG;
-	r = unpack(d, v, at);
+	r = unpack(d, v, d->stream);
 	for (uint32_t i = 0; r == 0 && i < v->h.pages; i++) {
 		struct mc_enc_page p = v->page[i];
+		uint64_t offset = mc_enc_page_offset(&p);
+		const uint8_t *content = at;
 
 		if (p.method == MC_PAGE_ZERO) {
-			r = p.hash == d->zero_hash ? fn(ctx, p.block, p.offset, NULL) : -EBADMSG;
+			r = p.hash == d->zero_hash ? fn(ctx, p.block, offset, NULL) : -EBADMSG;
 			continue;
 		}
-		if (p.method == MC_PAGE_DELTA)
-			xor_into(at, ram[p.block] + p.offset);
-		r = XXH3_64bits(at, MC_PAGE_SIZE) == p.hash ? fn(ctx, p.block, p.offset, at)
-		                                            : -EBADMSG;
-		at += MC_PAGE_SIZE;
+		if (p.method == MC_PAGE_DELTA) {
+			r = undo_delta(d, ram[p.block] + offset, at, p.length);
+			content = d->page;
+		}
+		if (r == 0)
+			r = mc_hash(content, MC_PAGE_SIZE) == p.hash
+			            ? fn(ctx, p.block, offset, content)
+			            : -EBADMSG;
+		at += p.length;
 	}
 	return r;
 }
@@ -125,7 +159,7 @@ int decode_state(struct decoder *d, const struct mc_enc_view *v, void *out)
 	if (v->h.raw_len > d->unit)
 		return -EBADMSG;
 	r = unpack(d, v, out);
-	if (r == 0 && XXH3_64bits(out, v->h.raw_len) != v->h.hash)
+	if (r == 0 && mc_hash(out, v->h.raw_len) != v->h.hash)
 		r = -EBADMSG;
 	return r;
 }

@@ -116,6 +116,7 @@ static size_t sample(struct world *w, uint8_t *content, bool zstd)
 	memset(content, 0, MC_PAGE_SIZE);
 	memset(content + MC_PAGE_SIZE, 7, MC_PAGE_SIZE / 2);
 	fill(w, content + MC_PAGE_SIZE, 100);
+	fill(w, w->ram[0], MC_PAGE_SIZE); /* a zero page that turns into "no difference" shows */
 	fill(w, w->ram[0] + 9 * MC_PAGE_SIZE, MC_PAGE_SIZE);
 	memcpy(content + 2 * MC_PAGE_SIZE, w->ram[0] + 9 * MC_PAGE_SIZE, MC_PAGE_SIZE);
 	content[2 * MC_PAGE_SIZE + 8]++;
@@ -208,8 +209,7 @@ static bool is_place(size_t at)
 	size_t in = (at - sizeof(struct mc_enc_header)) % sizeof(struct mc_enc_page);
 
 	return at >= sizeof(struct mc_enc_header) &&
-	       at < sizeof(struct mc_enc_header) + 2 * sizeof(struct mc_enc_page) &&
-	       (in < 2 || (in >= 8 && in < 16));
+	       at < sizeof(struct mc_enc_header) + 2 * sizeof(struct mc_enc_page) && in < 5;
 }
 
 static void test_every_corruption(void **state)
@@ -252,6 +252,11 @@ static void test_every_truncation(void **state)
 	assert_int_equal(decode(w, len), 0);
 }
 
+static void put8(struct world *w, size_t at, uint8_t v)
+{
+	w->slab[at] = v;
+}
+
 static void put16(struct world *w, size_t at, uint16_t v)
 {
 	memcpy(w->slab + at, &v, sizeof(v));
@@ -292,12 +297,14 @@ static void test_fields(void **state)
 	BAD(put32, offsetof(struct mc_enc_header, reserved), 1);
 	BAD(put64, offsetof(struct mc_enc_header, raw_len), UINT64_MAX);
 	BAD(put64, offsetof(struct mc_enc_header, raw_len), 0);
-	BAD(put16, page, BLOCKS);
-	BAD(put16, page + 2, 3);
-	BAD(put32, page + 4, 1);
-	BAD(put64, page + 8, 5 * MC_PAGE_SIZE + 1);
-	BAD(put64, page + 8, w->size[1]); /* the first one behind the block */
-	BAD(put64, page + 8, UINT64_MAX - MC_PAGE_SIZE + 1);
+	BAD(put8, page + 4, BLOCKS);
+	BAD(put8, page + 5, 3);
+	BAD(put16, page + 6, 0); /* FULL is 4096 bytes, no more and no less */
+	BAD(put16, page + 6, MC_PAGE_SIZE + 1);
+	BAD(put32, page,
+	    (uint32_t)(w->size[1] / MC_PAGE_SIZE)); /* the first one behind the block */
+	BAD(put32, page, UINT32_MAX);
+	BAD(put16, page + sizeof(struct mc_enc_page) + 6, MC_DELTA_MAX + 1);
 	BAD(put32, chunk, 0);
 	BAD(put32, chunk, UINT32_MAX);
 	BAD(put32, chunk + 4, 0);

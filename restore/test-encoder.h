@@ -51,6 +51,30 @@ static inline size_t test_pack(uint8_t *out, struct mc_enc_header *h, const uint
 	return (size_t)(to - out);
 }
 
+/* What @page and its base differ in, in the form of a DELTA page. */
+static inline uint16_t test_delta(uint8_t *to, const uint8_t *page, const uint8_t *base)
+{
+	uint8_t maps[64] = {0}, *at = to + 8;
+	uint64_t lines = 0;
+
+	for (unsigned i = 0; i < 512; i++)
+		if (memcmp(page + i * 8, base + i * 8, 8) != 0) {
+			maps[i / 8] |= (uint8_t)(1 << i % 8);
+			lines |= 1ULL << i / 8;
+		}
+	if (!lines)
+		return 0;
+	memcpy(to, &lines, 8);
+	for (unsigned i = 0; i < 64; i++)
+		if (maps[i])
+			*at++ = maps[i];
+	for (unsigned i = 0; i < 512; i++)
+		for (unsigned k = 0; maps[i / 8] >> i % 8 & 1 && k < 8; k++)
+			*at++ = page[i * 8 + k] ^ base[i * 8 + k];
+	return (uint16_t)(at - to);
+}
+
+/* A page that differs everywhere can't be a DELTA: it becomes FULL. */
 static inline size_t test_pages(uint8_t *out, uint64_t epoch, uint64_t base, uint32_t seq,
                                 const struct test_page *page, uint32_t n, bool zstd)
 {
@@ -61,22 +85,24 @@ static inline size_t test_pages(uint8_t *out, uint64_t epoch, uint64_t base, uin
 	                          .base = base,
 	                          .seq = seq,
 	                          .pages = n};
-	mc_autofree uint8_t *stream = malloc(n * MC_PAGE_SIZE + 1);
+	mc_autofree uint8_t *stream = malloc((n + 1) * MC_PAGE_SIZE + 128);
 
 	for (uint32_t i = 0; i < n; i++) {
-		struct mc_enc_page p = {.block = page[i].block,
-		                        .method = page[i].method,
-		                        .offset = page[i].offset,
+		struct mc_enc_page p = {.block = (uint8_t)page[i].block,
+		                        .method = (uint8_t)page[i].method,
+		                        .page = (uint32_t)(page[i].offset / MC_PAGE_SIZE),
 		                        .hash = XXH3_64bits(page[i].content, MC_PAGE_SIZE)};
 		uint8_t *to = stream + h.raw_len;
 
+		if (p.method == MC_PAGE_DELTA)
+			p.length = test_delta(to, page[i].content, page[i].base);
+		if (p.method == MC_PAGE_FULL || p.length > MC_DELTA_MAX) {
+			memcpy(to, page[i].content, MC_PAGE_SIZE);
+			p.method = MC_PAGE_FULL;
+			p.length = MC_PAGE_SIZE;
+		}
 		memcpy(out + sizeof(h) + i * sizeof(p), &p, sizeof(p));
-		if (p.method == MC_PAGE_ZERO)
-			continue;
-		memcpy(to, page[i].content, MC_PAGE_SIZE);
-		for (size_t k = 0; p.method == MC_PAGE_DELTA && k < MC_PAGE_SIZE; k++)
-			to[k] ^= page[i].base[k];
-		h.raw_len += MC_PAGE_SIZE;
+		h.raw_len += p.length;
 	}
 	return test_pack(out, &h, stream, zstd);
 }

@@ -5,19 +5,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 #include <zstd.h>
 
 #include "../ipc/fault.h"
+#include "../ipc/hash.h"
 #include "../ipc/util.h"
+#include "diff.h"
+
+#define SKIP_MAX 15
 
 struct encoder {
 	uint64_t unit;
 	ZSTD_CCtx *cctx;
-	uint8_t *stream; /* content stream of the slab */
-	uint8_t *packed; /* one chunk after zstd */
-	uint64_t len;    /* of the stream */
+	uint8_t *stream;        /* content stream of the slab, once it isn't the raw slab's */
+	const uint8_t *content; /* where it is */
+	uint64_t len;           /* of the stream */
+	uint64_t skip, skips; /* chunks that aren't given to zstd; as many as after the last try */
+	uint64_t zero_hash;
+	bool have_level;
+	int level; /* that cctx is set to */
+	diff_fn diff;
+	uint64_t words[MC_PAGE_SIZE / 8 + 8]; /* its scratch */
 };
 
 int encoder_new(struct encoder **ret, uint64_t unit)
@@ -28,12 +36,13 @@ int encoder_new(struct encoder **ret, uint64_t unit)
 		return -ENOMEM;
 	e->unit = unit;
 	e->cctx = ZSTD_createCCtx();
-	e->stream = malloc(unit);
-	e->packed = malloc(ZSTD_compressBound(MC_CHUNK_MAX));
-	if (!e->cctx || !e->stream || !e->packed) {
+	e->stream = calloc(1, unit + DIFF_MAX);
+	if (!e->cctx || !e->stream) {
 		encoder_free(e);
 		return -ENOMEM;
 	}
+	e->diff = diff_best();
+	e->zero_hash = mc_hash(e->stream, MC_PAGE_SIZE);
 	*ret = e;
 	return 0;
 }
@@ -44,7 +53,6 @@ struct encoder *encoder_free(struct encoder *e)
 		return NULL;
 	ZSTD_freeCCtx(e->cctx);
 	free(e->stream);
-	free(e->packed);
 	free(e);
 	return NULL;
 }
@@ -57,16 +65,50 @@ static bool is_zero(const uint8_t *page)
 	return first == 0 && memcmp(page, page + 8, MC_PAGE_SIZE - 8) == 0;
 }
 
-static void xor_page(uint8_t *to, const uint8_t *a, const uint8_t *b)
+/*
+ * The content stream is a run of the raw slab as long as every page goes in full, one after
+ * the other; only then bytes are moved.
+ */
+static uint8_t *stream_end(struct encoder *e)
 {
-	for (size_t i = 0; i < MC_PAGE_SIZE; i += 8) {
-		uint64_t x, y;
-
-		memcpy(&x, a + i, 8);
-		memcpy(&y, b + i, 8);
-		x ^= y;
-		memcpy(to + i, &x, 8);
+	if (e->content != e->stream) {
+		memcpy(e->stream, e->content, e->len);
+		e->content = e->stream;
 	}
+	return e->stream + e->len;
+}
+
+static void add_full(struct encoder *e, const uint8_t *page)
+{
+	if (!e->len)
+		e->content = page;
+	if (e->content == e->stream || page != e->content + e->len)
+		memcpy(stream_end(e), page, MC_PAGE_SIZE);
+	e->len += MC_PAGE_SIZE;
+}
+
+/* Appends what may be sent as a difference: its length, or -1. */
+static int add_delta(struct encoder *e, const struct encode_job *job, const struct mc_page_desc *d,
+                     const uint8_t *page)
+{
+	struct mc_shadow_entry *entry;
+	bool has_base = false;
+	uint8_t *shadow = mc_shadow_open(job->shadow, mc_shadow_key(d->block, d->offset),
+	                                 job->meta->epoch, &has_base, &entry);
+	int len = -1;
+
+	if (!shadow)
+		return -1;
+	/* What an epoch between the base and this one left was aborted: the backup lacks it. */
+	has_base =
+	        has_base && atomic_load(&entry->tag) <= job->base && !(d->flags & MC_PAGE_NOBASE);
+	mc_shadow_begin_write(entry);
+	if (has_base)
+		len = (int)e->diff(stream_end(e), page, shadow, e->words);
+	else
+		memcpy(shadow, page, MC_PAGE_SIZE);
+	mc_shadow_close(job->shadow, entry, job->meta->epoch);
+	return len > (int)MC_DELTA_MAX ? -1 : len;
 }
 
 /* Appends one page to the stream and tells how. */
@@ -74,42 +116,75 @@ static void encode_page(struct encoder *e, const struct encode_job *job,
                         const struct mc_page_desc *d, const uint8_t *page, struct mc_enc_page *p,
                         struct encode_stats *stats)
 {
-	uint64_t key = mc_shadow_key(d->block, d->offset);
-	struct mc_shadow_entry *entry;
-	uint8_t *shadow = NULL;
-	bool has_base = false;
+	int len = -1;
 
-	*p = (struct mc_enc_page){.block = (uint16_t)d->block,
-	                          .offset = d->offset,
-	                          .hash = XXH3_64bits(page, MC_PAGE_SIZE)};
-	if (is_zero(page)) {
+	*p = (struct mc_enc_page){.page = (uint32_t)(d->offset / MC_PAGE_SIZE),
+	                          .block = (uint8_t)d->block,
+	                          .hash = mc_hash(page, MC_PAGE_SIZE)};
+	if (p->hash == e->zero_hash && is_zero(page)) {
 		p->method = MC_PAGE_ZERO;
 		if (job->shadow)
-			mc_shadow_drop(job->shadow, key);
+			mc_shadow_drop(job->shadow, mc_shadow_key(d->block, d->offset));
 		stats->zero++;
 		return;
 	}
 	if (job->shadow)
-		shadow = mc_shadow_open(job->shadow, key, job->meta->epoch, &has_base, &entry);
-	/* What an epoch between the base and this one left was aborted: the backup lacks it. */
-	if (shadow && has_base && atomic_load(&entry->tag) <= job->base &&
-	    !(d->flags & MC_PAGE_NOBASE)) {
-		p->method = MC_PAGE_DELTA;
-		xor_page(e->stream + e->len, page, shadow);
-		stats->delta++;
-	} else {
+		len = add_delta(e, job, d, page);
+	if (len < 0) {
 		p->method = MC_PAGE_FULL;
-		memcpy(e->stream + e->len, page, MC_PAGE_SIZE);
+		p->length = MC_PAGE_SIZE;
+		add_full(e, page);
 		stats->full++;
+		return;
 	}
-	e->len += MC_PAGE_SIZE;
-	if (shadow) {
-		mc_shadow_begin_write(entry);
-		memcpy(shadow, page, MC_PAGE_SIZE / 2);
-		(void)mc_fault(MC_FAULT_STAGE_SHADOW);
-		memcpy(shadow + MC_PAGE_SIZE / 2, page + MC_PAGE_SIZE / 2, MC_PAGE_SIZE / 2);
-		mc_shadow_close(job->shadow, entry, job->meta->epoch);
+	p->method = MC_PAGE_DELTA;
+	p->length = (uint16_t)len;
+	e->len += p->length;
+	stats->delta++;
+}
+
+/*
+ * Below level 0 speed is wanted: a small table that stays in the cache, and short matches, which is
+ * what differences consist of.  Measured: docs/benchmarks.md.
+ */
+static void set_level(struct encoder *e, int level)
+{
+	if (e->have_level && level == e->level)
+		return;
+	(void)ZSTD_CCtx_reset(e->cctx, ZSTD_reset_session_and_parameters);
+	(void)ZSTD_CCtx_setParameter(e->cctx, ZSTD_c_compressionLevel, level);
+	if (level < 0) {
+		(void)ZSTD_CCtx_setParameter(e->cctx, ZSTD_c_hashLog, 12);
+		(void)ZSTD_CCtx_setParameter(e->cctx, ZSTD_c_minMatch, 5);
 	}
+	e->level = level;
+	e->have_level = true;
+}
+
+/* One chunk into @to (at most @room bytes): zstd where that makes it smaller. Its length, 0: no
+ * room. */
+static size_t pack_chunk(struct encoder *e, int level, const uint8_t *from, uint64_t raw,
+                         uint8_t *to, uint64_t room, bool *plain)
+{
+	size_t n = 0;
+
+	*plain = true;
+	if (e->skip) {
+		e->skip--;
+	} else {
+		set_level(e, level);
+		n = ZSTD_compress2(e->cctx, to, mc_min_u64(room, raw - 1), from, raw);
+		*plain = ZSTD_isError(n) || n >= raw;
+		/* What can't be made smaller comes in crowds: look at every 16th, then. */
+		e->skips = *plain ? mc_min_u64(2 * e->skips + 1, SKIP_MAX) : 0;
+		e->skip = e->skips;
+	}
+	if (!*plain)
+		return n;
+	if (raw > room)
+		return 0;
+	memcpy(to, from, raw);
+	return raw;
 }
 
 /* Packs the stream behind the tables; returns the slab's length. */
@@ -118,17 +193,16 @@ static int64_t pack_stream(struct encoder *e, int level, struct mc_enc_chunk *ch
 {
 	for (uint64_t at = 0; at < e->len; chunk++) {
 		uint64_t raw = mc_min_u64(MC_CHUNK_MAX, e->len - at);
-		size_t n = ZSTD_compressCCtx(e->cctx, e->packed, ZSTD_compressBound(MC_CHUNK_MAX),
-		                             e->stream + at, raw, level);
-		bool plain = ZSTD_isError(n) || n >= raw;
+		bool plain;
+		size_t n = pack_chunk(e, level, e->content + at, raw, to, (uint64_t)(end - to),
+		                      &plain);
 
-		*chunk = (struct mc_enc_chunk){.raw_len = (uint32_t)raw,
-		                               .enc_len = (uint32_t)(plain ? raw : n),
-		                               .codec = plain ? MC_CHUNK_PLAIN : MC_CHUNK_ZSTD};
-		if (chunk->enc_len > (uint64_t)(end - to))
+		if (!n)
 			return -EBADMSG;
-		memcpy(to, plain ? e->stream + at : e->packed, chunk->enc_len);
-		to += chunk->enc_len;
+		*chunk = (struct mc_enc_chunk){.raw_len = (uint32_t)raw,
+		                               .enc_len = (uint32_t)n,
+		                               .codec = plain ? MC_CHUNK_PLAIN : MC_CHUNK_ZSTD};
+		to += n;
 		at += raw;
 	}
 	return to - (end - e->unit);
@@ -145,7 +219,8 @@ static int encode_pages(struct encoder *e, const struct encode_job *job, struct 
 
 		if (d.flags & MC_PAGE_STRUCK)
 			continue;
-		if (d.block >= job->nblocks || d.offset % MC_PAGE_SIZE)
+		if (d.block >= job->nblocks || d.offset % MC_PAGE_SIZE ||
+		    d.offset / MC_PAGE_SIZE > UINT32_MAX)
 			return -EBADMSG;
 		encode_page(e, job, &d, job->raw + i * MC_PAGE_SIZE, &table[n++], stats);
 	}
@@ -165,6 +240,7 @@ int64_t encode_slab(struct encoder *e, const struct encode_job *job, void *out,
 	struct mc_enc_chunk *chunk;
 
 	e->len = 0;
+	e->content = e->stream;
 	if (job->meta->kind == MC_KIND_PAGES) {
 		if (job->meta->pages > mc_copyset_pages_max(e->unit) ||
 		    encode_pages(e, job, table, &h.pages, stats) < 0)
@@ -173,9 +249,9 @@ int64_t encode_slab(struct encoder *e, const struct encode_job *job, void *out,
 	} else if (job->meta->kind == MC_KIND_STATE) {
 		if (!job->meta->used || job->meta->used > mc_copyset_state_max(e->unit))
 			return -EBADMSG;
-		memcpy(e->stream, job->raw, job->meta->used);
+		e->content = job->raw;
 		e->len = job->meta->used;
-		h.hash = XXH3_64bits(e->stream, e->len);
+		h.hash = mc_hash(e->content, e->len);
 	} else {
 		return -EBADMSG;
 	}

@@ -59,12 +59,37 @@ static inline void backup_unpack(struct backup *b, const struct mc_enc_view *v)
 	}
 }
 
+/* A DELTA page, a word after the other; false when its maps contradict its length. */
+static inline bool backup_undo(uint8_t *page, const uint8_t *ram, const uint8_t *delta,
+                               unsigned len)
+{
+	const uint8_t *maps = delta + 8, *word;
+	uint64_t lines = 0;
+
+	memcpy(page, ram, MC_PAGE_SIZE);
+	if (!len)
+		return true;
+	memcpy(&lines, delta, 8);
+	word = maps + __builtin_popcountll(lines);
+	for (unsigned i = 0; i < 512; i++) {
+		if (!(lines >> i / 8 & 1))
+			continue;
+		if (*maps >> i % 8 & 1) {
+			for (int k = 0; k < 8; k++)
+				page[i * 8 + k] ^= word[k];
+			word += 8;
+		}
+		maps += i % 8 == 7;
+	}
+	return word == delta + len;
+}
+
 /* False when a hash doesn't fit: then nothing is applied. */
 static inline bool backup_decode(struct backup *b, const void *slab, size_t len,
                                  struct mc_enc_view *v)
 {
 	struct mc_enc_limits lim = {.unit = b->unit, .nblocks = b->blocks, .block_size = b->size};
-	static const uint8_t zero[MC_PAGE_SIZE];
+	uint8_t page[MC_PAGE_SIZE];
 
 	assert_int_equal(mc_enc_parse(slab, len, &lim, v), 0);
 	backup_unpack(b, v);
@@ -73,17 +98,18 @@ static inline bool backup_decode(struct backup *b, const void *slab, size_t len,
 
 		for (uint32_t i = 0; i < v->h.pages; i++) {
 			struct mc_enc_page p = v->page[i];
-			uint8_t *ram = b->ram[p.block] + p.offset;
-			const uint8_t *content = p.method == MC_PAGE_ZERO ? zero : at;
+			uint8_t *ram = b->ram[p.block] + mc_enc_page_offset(&p);
 
-			for (size_t k = 0; !apply && p.method == MC_PAGE_DELTA && k < MC_PAGE_SIZE;
-			     k++)
-				at[k] ^= ram[k];
-			if (XXH3_64bits(content, MC_PAGE_SIZE) != p.hash)
+			memset(page, 0, sizeof(page));
+			if (p.method == MC_PAGE_FULL)
+				memcpy(page, at, sizeof(page));
+			if (p.method == MC_PAGE_DELTA && !backup_undo(page, ram, at, p.length))
+				return false;
+			if (XXH3_64bits(page, MC_PAGE_SIZE) != p.hash)
 				return false;
 			if (apply)
-				memcpy(ram, content, MC_PAGE_SIZE);
-			at += p.method == MC_PAGE_ZERO ? 0 : MC_PAGE_SIZE;
+				memcpy(ram, page, MC_PAGE_SIZE);
+			at += p.length;
 		}
 	}
 	return true;
