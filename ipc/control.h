@@ -152,7 +152,8 @@ struct mc_control {
 	_Atomic uint64_t took_over;      /* ns at which the standby was running */
 	_Atomic uint64_t takeover_began; /* ns */
 	_Atomic uint64_t
-	        nack_epoch; /* epoch refused by restore; its journal record has the reason */
+	        nack_epoch;     /* epoch refused by restore; its journal record has the reason */
+	_Atomic uint64_t nacks; /* raised after nack_epoch was set: the same one may come again */
 	_Atomic uint64_t disarm_done; /* 1: END handled, takeover can't happen any more */
 	/* backup: primary accepted by HELLO; written by transport before the first slab */
 	_Atomic uint64_t peer_term_number, peer_term_id;

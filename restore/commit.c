@@ -44,6 +44,13 @@ void commit_drop_all(struct restore *r)
 	drop_some(r, UINT32_MAX);
 }
 
+void commit_nack(struct restore *r, uint64_t epoch)
+{
+	atomic_store(&r->a->control->nack_epoch, epoch);
+	atomic_fetch_add_explicit(&r->a->control->nacks, 1, memory_order_release);
+	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);
+}
+
 /* True when the NACK that covers @epoch is out: it builds on one that was refused. */
 static bool refused_with_base(const struct restore *r, uint64_t epoch)
 {
@@ -63,8 +70,7 @@ static int refuse_epoch(struct restore *r, uint64_t epoch, int error, const char
 	(void)mc_journal_abort_from(&r->a->journal, epoch, error);
 	mc_metric_add(mc_worker_metrics(r->w), MC_M_REFUSED_EPOCHS, 1);
 	if (!told)
-		atomic_store_explicit(&r->a->control->nack_epoch, epoch, memory_order_release);
-	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);
+		commit_nack(r, epoch);
 	return 1;
 }
 

@@ -79,6 +79,8 @@ int sync_slab(struct restore *r, mc_handle h, const struct mc_slab_meta *m);
 int commit_step(struct restore *r);
 int commit_recover(struct restore *r);
 void commit_drop_first(struct restore *r, mc_handle h); /* the ring's first entry */
+/* Has transport tell the primary that @epoch is refused; UINT64_MAX: the first copy. */
+void commit_nack(struct restore *r, uint64_t epoch);
 void commit_drop_all(struct restore *r);              /* every slab in the ring, and the assembly */
 mc_handle commit_state_slab(const struct restore *r); /* device state of the committed epoch */
 

@@ -16,8 +16,7 @@
 static void damaged(struct restore *r, int error)
 {
 	mc_err("a slab of the first copy is damaged: %s; the copy starts again", strerror(-error));
-	atomic_store_explicit(&r->a->control->nack_epoch, UINT64_MAX, memory_order_release);
-	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);
+	commit_nack(r, UINT64_MAX);
 }
 
 int sync_slab(struct restore *r, mc_handle h, const struct mc_slab_meta *m)

@@ -11,6 +11,7 @@
 #ifndef MC_TRANSPORT_BACKEND_H
 #define MC_TRANSPORT_BACKEND_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -72,23 +73,29 @@ struct link {
 	bool try_other;
 };
 
+/*
+ * Any call that sends may find the link broken and report closed() from within; whoever sends
+ * several things looks after each whether the link is still there.  A NULL link is one that
+ * broke: nothing is sent, there is no room.
+ */
+
 /* Queues a message. 0, -ENOBUFS (queue full: has_room() says so before), -ENOTCONN. */
 static inline int link_send(struct link *l, enum mc_msg type, uint64_t epoch, const void *payload,
                             size_t len)
 {
-	return l->ops->send(l, type, epoch, payload, len);
+	return l ? l->ops->send(l, type, epoch, payload, len) : -ENOTCONN;
 }
 
 /* Queues a slab; @data stays untouched until slab_sent(). *checksum as in the header. */
 static inline int link_send_slab(struct link *l, uint64_t epoch, const struct mc_wire_slab *s,
                                  const void *data, uint64_t cookie, uint64_t *checksum)
 {
-	return l->ops->send_slab(l, epoch, s, data, cookie, checksum);
+	return l ? l->ops->send_slab(l, epoch, s, data, cookie, checksum) : -ENOTCONN;
 }
 
 static inline bool link_has_room(const struct link *l)
 {
-	return l->ops->has_room(l);
+	return l && l->ops->has_room(l);
 }
 
 static inline bool link_idle(const struct link *l)

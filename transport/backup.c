@@ -140,7 +140,7 @@ static int adopt_primary(struct transport *t, struct link *l, const struct mc_wi
 	atomic_store(&c->sync_received, 0);
 	atomic_store(&c->peer_end, 0); /* of an earlier primary, whose first copy broke off */
 	atomic_store(&c->peer_strikes, th->h.strikes);
-	t->b.acked = t->b.nacked = 0;
+	t->b.acked = 0;
 	return 0;
 }
 
@@ -216,6 +216,8 @@ static int take_hello(struct transport *t, struct link *l, const struct mc_wire_
 	l->limits.term = l->term;
 	if (mc_fault(MC_FAULT_RECEIVER_HELLO) < 0)
 		return -EIO;
+	/* What was refused before is sent again, and judged again. */
+	t->b.nacks = atomic_load(&t->a->control->nacks);
 	waiting = transport_state(t) == MC_STATE_WAITING;
 	answer_hello(t, l, waiting);
 	t->up = false;
@@ -331,7 +333,7 @@ static void on_slab_sent(void *ctx, struct link *l, uint64_t cookie)
 static int send_answers(struct transport *t)
 {
 	struct mc_control *c = t->a->control;
-	uint64_t w = commit_word(t), nack;
+	uint64_t w = commit_word(t), nack, nacks;
 	int did = 0;
 
 	if (mc_commit_epoch(w) > t->b.acked && !(w & MC_COMMIT_TAKEN) && link_has_room(t->link)) {
@@ -342,11 +344,11 @@ static int send_answers(struct transport *t)
 		(void)mc_fault(MC_FAULT_RECEIVER_ACKED);
 		did = 1;
 	}
-	nack = atomic_load_explicit(&c->nack_epoch, memory_order_acquire);
-	if (t->link && nack && nack != t->b.nacked && nack > mc_commit_epoch(w)) {
-		t->b.nacked = nack;
-		if (t->b.current >= nack)
-			receive_reset(t);
+	nacks = atomic_load_explicit(&c->nacks, memory_order_acquire);
+	nack = atomic_load(&c->nack_epoch);
+	if (t->link && nacks != t->b.nacks && nack > mc_commit_epoch(w)) {
+		t->b.nacks = nacks;
+		receive_refused(t, nack);
 		(void)transport_send_reason(t->link, MC_MSG_NACK, nack == UINT64_MAX ? 1 : nack,
 		                            EBADMSG, "the epoch could not be verified");
 		did = 1;

@@ -223,8 +223,12 @@ static int take_nack(struct transport *t, uint64_t epoch, const void *payload, s
 		return 0;
 	}
 	(void)mc_journal_abort_from(&t->a->journal, epoch, -EREMOTEIO);
-	while ((e = collect_oldest(t, e ? e->epoch : epoch - 1)))
+	while ((e = collect_oldest(t, epoch - 1))) {
+		/* The backup reads on until it hears that the rest won't come. */
+		if (e->started && !e->done)
+			(void)link_send(t->link, MC_MSG_ABORT, e->epoch, NULL, 0);
 		collect_drop(t, e);
+	}
 	mc_arena_ring_all(t->a);
 	return 0;
 }

@@ -28,6 +28,15 @@ void receive_reset(struct transport *t)
 	t->b.current = 0;
 }
 
+/* restore refused the epoch: what is still on its way of it is read and dropped. */
+void receive_refused(struct transport *t, uint64_t epoch)
+{
+	if (t->b.current < epoch || t->b.ignore)
+		return;
+	(void)mc_journal_abort_from(&t->a->journal, t->b.current, -EBADMSG);
+	t->b.ignore = true;
+}
+
 void receive_abort(struct transport *t, uint64_t epoch)
 {
 	(void)mc_journal_abort_from(&t->a->journal, epoch, -ECANCELED);

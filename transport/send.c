@@ -161,6 +161,8 @@ static int send_epoch(struct transport *t, struct out_epoch *e)
 			return 0;
 		}
 		(void)mc_fault(MC_FAULT_TRANSPORT_SLAB);
+		if (!t->link)
+			return 1; /* broke: the epoch begins anew on the next one */
 		e->next++;
 		did = 1;
 	}

@@ -69,12 +69,6 @@ static int backup_before(struct world *w, enum mc_msg type)
 	return fd;
 }
 
-/* The end of a link is seen here before transport has cleared up behind it. */
-static bool nothing_owned(void *ctx)
-{
-	return pool_owned(&((struct world *)ctx)->sup.slabs) == 0;
-}
-
 /* After whatever it was: nothing got through, nothing is left. */
 static void backup_check(struct world *w, enum mc_msg type, size_t at)
 {
@@ -201,6 +195,48 @@ static void test_backup_wrong_order(void **state)
 	world_end(w);
 }
 
+/* As restore refuses: counted, since the same one may be refused again. */
+static void refuse(struct world *w, uint64_t epoch)
+{
+	struct mc_control *c = w->res.control;
+
+	atomic_store(&c->nack_epoch, epoch);
+	atomic_fetch_add(&c->nacks, 1);
+	mc_arena_ring(&w->res, MC_ROLE_TRANSPORT);
+}
+
+/* Refused in the middle of it: the rest is read and dropped, the link goes on. */
+static void test_backup_refuses_the_middle(void **state)
+{
+	static uint8_t payload[MC_WIRE_HELLO_MAX + UNIT];
+	struct world *w = backup_world();
+	struct mc_wire_header h;
+
+	(void)state;
+	for (int again = 0; again < 2; again++) { /* the same epoch, on a link of its own */
+		int fd = backup_link(w);
+
+		write_any(fd, MC_MSG_START, MC_SIDE_PRIMARY);
+		refuse(w, 2);
+		do
+			assert_true(link_next(fd, &h, payload) != 0);
+		while (h.type == MC_MSG_ACK); /* of epoch 1, on every link */
+		assert_int_equal(h.type, MC_MSG_NACK);
+		assert_int_equal(h.epoch, 2);
+		write_any(fd, MC_MSG_SLAB, MC_SIDE_PRIMARY);
+		write_any(fd, MC_MSG_COMMIT, MC_SIDE_PRIMARY);
+		write_any(fd, MC_MSG_PING, MC_SIDE_PRIMARY);
+		do
+			assert_true(link_next(fd, &h, payload) != 0);
+		while (h.type == MC_MSG_ACK);
+		assert_int_equal(h.type, MC_MSG_PONG);
+		read_out(fd);
+		backup_check(w, MC_MSG_NACK, 0);
+	}
+	backup_good_epoch(w);
+	world_end(w);
+}
+
 /* --- a HELLO that doesn't fit ------------------------------------------------------------ */
 
 static void other_slab_size(struct mc_hello *h)
@@ -301,6 +337,7 @@ int main(void)
 	        cmocka_unit_test(test_backup_damaged_and_sealed),
 	        cmocka_unit_test(test_backup_cut),
 	        cmocka_unit_test(test_backup_wrong_order),
+	        cmocka_unit_test(test_backup_refuses_the_middle),
 	        cmocka_unit_test(test_backup_refuses_by_name),
 	};
 

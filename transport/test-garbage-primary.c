@@ -138,6 +138,121 @@ static void test_primary_cut(void **state)
 	primary_bad(true);
 }
 
+#define MANY 80 /* slabs of an epoch: more than a link queues */
+
+static void stage_many(struct world *w)
+{
+	struct mc_ring_end out;
+
+	assert_int_equal(mc_ring_attach_producer(&out, w->sta.ring_transport[0], w->sta.ring_slots),
+	                 0);
+	assert_int_equal(mc_journal_begin(&w->cap.journal, 2), 0);
+	atomic_store(&mc_journal_get(&w->cap.journal, 2)->base, 1);
+	atomic_store(&mc_journal_get(&w->cap.journal, 2)->slabs, MANY);
+	assert_int_equal(mc_journal_move(&w->cap.journal, 2, MC_EPOCH_CAPTURING, MC_EPOCH_CAPTURED),
+	                 0);
+	for (uint32_t i = 0; i < MANY; i++) {
+		mc_handle h;
+
+		assert_int_equal(mc_pool_alloc(&w->sta.slabs, 2, false, &h), 0);
+		*mc_pool_meta(&w->sta.slabs, h) = (struct mc_slab_meta){.epoch = 2,
+		                                                        .seq = i,
+		                                                        .kind = MC_KIND_ENCODED,
+		                                                        .of_kind = MC_KIND_PAGES,
+		                                                        .used = UNIT};
+		memset(mc_pool_data(&w->sta.slabs, h), (int)i, UNIT);
+		assert_int_equal(mc_ring_push(&out, h), 0);
+	}
+	assert_int_equal(mc_journal_move(&w->sta.journal, 2, MC_EPOCH_CAPTURED, MC_EPOCH_STAGED),
+	                 0);
+	mc_arena_ring_all(&w->sta);
+}
+
+/* A reset, as from a host that forgot the connection. */
+static void reset(int fd)
+{
+	struct linger l = {.l_onoff = 1};
+
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &l, sizeof(l)), 0);
+	close(fd);
+}
+
+/* START, every slab from the first one on, COMMIT. */
+static void read_whole_epoch(int fd)
+{
+	static uint8_t payload[MC_WIRE_HELLO_MAX + UNIT];
+	struct mc_wire_header h;
+	struct mc_wire_slab s;
+
+	assert_int_equal(link_next(fd, &h, payload), MC_MSG_START);
+	for (uint32_t i = 0; i < MANY; i++) {
+		assert_int_equal(link_next(fd, &h, payload), MC_MSG_SLAB);
+		memcpy(&s, payload, sizeof(s));
+		assert_int_equal(s.seq, i);
+		assert_int_equal(payload[sizeof(s) + UNIT / 2], i);
+	}
+	assert_int_equal(link_next(fd, &h, payload), MC_MSG_COMMIT);
+}
+
+/* Links that break in the middle of an epoch: it is sent again whole, from its first slab. */
+static void test_primary_link_breaks_while_sending(void **state)
+{
+	static uint8_t payload[MC_WIRE_HELLO_MAX + UNIT];
+	struct world *w = primary_world();
+	int fd;
+
+	(void)state;
+	stage_many(w);
+	for (int i = 0; i < 20; i++) {
+		struct mc_wire_header h;
+
+		fd = primary_link(w);
+		write_any(fd, MC_MSG_HELLO, MC_SIDE_BACKUP);
+		assert_int_equal(link_next(fd, &h, payload), MC_MSG_START);
+		for (int n = 0; n < i % 5; n++)
+			assert_int_equal(link_next(fd, &h, payload), MC_MSG_SLAB);
+		reset(fd);
+	}
+	fd = primary_link(w);
+	write_any(fd, MC_MSG_HELLO, MC_SIDE_BACKUP);
+	read_whole_epoch(fd);
+	assert_true(is_alive(w));
+	close(fd);
+	world_end(w);
+}
+
+static bool is_aborted(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_journal_state(&w->sup.journal, 2) == MC_EPOCH_ABORTED;
+}
+
+/* Refused before it is there whole: the rest isn't sent, the backup hears so, nothing leaks. */
+static void test_primary_is_refused_while_sending(void **state)
+{
+	static uint8_t payload[MC_WIRE_HELLO_MAX + UNIT];
+	struct world *w = primary_world();
+	struct mc_wire_header h;
+	unsigned type;
+	int fd;
+
+	(void)state;
+	stage_many(w);
+	fd = primary_link(w);
+	write_any(fd, MC_MSG_HELLO, MC_SIDE_BACKUP);
+	assert_int_equal(link_next(fd, &h, payload), MC_MSG_START);
+	write_any(fd, MC_MSG_NACK, MC_SIDE_BACKUP);
+	assert_true(wait_until(&w->sup, is_aborted, w));
+	while ((type = link_next(fd, &h, payload)) == MC_MSG_SLAB)
+		;
+	assert_int_equal(type, MC_MSG_ABORT);
+	assert_int_equal(h.epoch, 2);
+	assert_true(wait_until(&w->sup, nothing_owned, w));
+	close(fd);
+	world_end(w);
+}
+
 static bool is_committed(void *ctx)
 {
 	struct world *w = ctx;
@@ -183,6 +298,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_primary_damaged),
 	        cmocka_unit_test(test_primary_cut),
+	        cmocka_unit_test(test_primary_link_breaks_while_sending),
+	        cmocka_unit_test(test_primary_is_refused_while_sending),
 	        cmocka_unit_test(test_primary_lies),
 	};
 

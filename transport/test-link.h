@@ -21,7 +21,7 @@
 
 #ifndef UNIT
 #define UNIT  (256ULL << 10)
-#define SLABS 32
+#define SLABS 128
 #endif
 #define RAM_BYTES (16ULL << 20)
 #define LIMIT_MS  10000

@@ -43,8 +43,8 @@ struct backup {
 	bool ignore;          /* it is here already: read and dropped */
 	uint32_t slabs, next_seq;
 	uint64_t bytes, digest;
-	uint32_t lent; /* empty slabs that the link has */
-	uint64_t acked, nacked;
+	uint32_t lent;         /* empty slabs that the link has */
+	uint64_t acked, nacks; /* told so far: epoch, count of refusals */
 	bool end_acked, told_taken;
 };
 
@@ -128,6 +128,7 @@ int receive_slab(struct transport *t, const struct mc_wire_header *h, const stru
                  mc_handle slab);
 int receive_commit(struct transport *t, const struct mc_wire_header *h,
                    const struct mc_wire_commit *c);
+void receive_refused(struct transport *t, uint64_t epoch);
 void receive_abort(struct transport *t, uint64_t epoch);
 void receive_reset(struct transport *t);
 int receive_recover(struct transport *t);
