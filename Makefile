@@ -21,7 +21,7 @@ B ?= build$(if $(SAN),-san)
 CC := gcc
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
 CFLAGS ?= -O2 -g
-PKGS := libsystemd jansson libzstd libxxhash libseccomp
+PKGS := libsystemd jansson libzstd libxxhash libseccomp gnutls
 
 ifeq ($(filter-out lint-deps deps clean,$(or $(MAKECMDGOALS),all)),)
 else
@@ -38,13 +38,13 @@ ALLLD := $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
 PROCS := capture stage transport netgate restore supervisor
 LIBDIRS := ipc qmp verbs
-LIBS := $(shell pkg-config --libs $(PKGS)) -lpthread
+LIBS := $(shell pkg-config --libs $(filter-out gnutls,$(PKGS))) -lpthread
 
 # Processes that talk to QEMU link libmcqmp as well.
 capture_EXTRA := $(B)/qmp.a
 # Only processes that move slabs by RDMA link its libraries.
 transport_EXTRA := $(B)/verbs.a
-transport_LIBS := -lrdmacm -libverbs
+transport_LIBS := -lrdmacm -libverbs $(shell pkg-config --libs gnutls)
 verbs_LIBS := -lrdmacm -libverbs
 restore_EXTRA := $(B)/qmp.a
 
@@ -84,10 +84,11 @@ $(UNIT): $(B)/%: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA
 
 fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send
 $(REPLAY): $(B)/%: $(B)/%.o $(B)/ipc/fuzz-main.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
-	$(CC) $(ALLLD) $($(@F)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a $(LIBS)
+	$(CC) $(ALLLD) $($(@F)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a $(LIBS) \
+		$($(call dirof,$@)_LIBS)
 $(REPLAY:=-lf): $(B)/%-lf: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
 	$(CC) $(ALLLD) -fsanitize=fuzzer $($(@F:-lf=)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) \
-		$(B)/ipc.a $(LIBS)
+		$(B)/ipc.a $(LIBS) $($(call dirof,$@)_LIBS)
 
 $(B)/%.o: %.c $(B)/.flags
 	@mkdir -p $(@D)

@@ -108,6 +108,7 @@ static int check_numbers(const struct mc_config *c, char *why, size_t len)
 	        {"insecure", c->insecure, 0, 1},
 	        {"tracker", c->tracker, 0, MC_TRACKERS - 1},
 	        {"poll", c->poll, 0, 1},
+	        {"tls", c->tls, MC_TLS_NONE, MC_TLS_PSK},
 	        {"term", c->term.number, 0, (1 << 20) - 1},
 	        {"takeover term", c->takeover_term.number, 0, (1 << 20) - 1},
 	};
@@ -160,11 +161,18 @@ int mc_config_validate(const struct mc_config *c, char *why, size_t len)
 	CHECK_TEXT(c->transport);
 	CHECK_TEXT(c->accept);
 	CHECK_TEXT(c->arbiter);
+	CHECK_TEXT(c->tls_dir);
+	CHECK_TEXT(c->psk_file);
+	CHECK_TEXT(c->psk_identity);
+	CHECK_TEXT(c->tls_peer_name);
+	CHECK_TEXT(c->allow_peer);
 	CHECK_TEXT(c->rundir);
 	CHECK_TEXT(c->cpus);
 	CHECK_TEXT(c->cgroup);
 	if (mc_guest_name_check(c->guest) < 0)
 		return bad(why, len, "the guest's name must be letters, digits, '.', '_', '-'");
+	if (c->tls && c->insecure)
+		return bad(why, len, "insecure and TLS exclude each other");
 	for (uint32_t i = 0; i < c->nnics; i++)
 		if (check_nic(&c->nic[i], why, len) < 0)
 			return -EINVAL;

@@ -51,6 +51,13 @@ struct mc_nic {
 	                           */
 };
 
+/* How the link is secured. */
+enum mc_tls {
+	MC_TLS_NONE = 0, /* plain TCP: only on loopback, or with `insecure` */
+	MC_TLS_X509 = 1, /* mutual certificates */
+	MC_TLS_PSK = 2,  /* pre-shared key */
+};
+
 enum mc_overload {
 	MC_OVERLOAD_THROTTLE = 0,
 	MC_OVERLOAD_HOLD = 1,
@@ -92,18 +99,25 @@ struct mc_config {
 	uint32_t insecure;         /* 1: plain TCP or RDMA off loopback was asked for by name */
 	uint32_t poll;             /* 1: RDMA completions are polled for, at the cost of a CPU */
 	uint32_t tracker;          /* enum mc_tracker */
+	uint32_t tls;              /* enum mc_tls */
 	struct mc_term term; /* of this protection (backup: adopted from HELLO, see control.h) */
 	struct mc_term takeover_term; /* backup: reserved and fsynced, used at takeover */
 	struct mc_instance instance;  /* of this end */
 	char guest[MC_NAME_MAX];
 	char qmp[MC_PATH_MAX_];
-	char peer[256];            /* primary: "HOST:PORT", "[V6]:PORT" */
-	char transport[16];        /* "tcp", "rdma" or "auto" */
-	char arbiter[256];         /* "none" or "exec:COMMAND" (arbiter.h) */
-	char accept[1024];         /* comma separated device types of --accept */
-	char cpus[128];            /* CPUs of this guest's processes, "2-3,8"; empty: any */
-	char cgroup[MC_PATH_MAX_]; /* their control group, a folder; empty: the supervisor's */
-	char rundir[MC_PATH_MAX_]; /* where sockets of this supervisor live */
+	char peer[256];              /* primary: "HOST:PORT", "[V6]:PORT" */
+	char transport[16];          /* "tcp", "rdma" or "auto" */
+	char arbiter[256];           /* "none" or "exec:COMMAND" (arbiter.h) */
+	char accept[1024];           /* comma separated device types of --accept */
+	char cpus[128];              /* CPUs of this guest's processes, "2-3,8"; empty: any */
+	char cgroup[MC_PATH_MAX_];   /* their control group, a folder; empty: the supervisor's */
+	char tls_dir[MC_PATH_MAX_];  /* X509: certificates, read by the supervisor */
+	char psk_file[MC_PATH_MAX_]; /* PSK: lines IDENTITY:HEXKEY, read by the supervisor */
+	char psk_identity[128];      /* PSK, primary: which of them; empty: the first */
+	char tls_peer_name[256];     /* X509: name that the peer's certificate must have; empty: its
+	                                address */
+	char allow_peer[1024];       /* lines: subject DN, CN or PSK identity; empty: any */
+	char rundir[MC_PATH_MAX_];   /* where sockets of this supervisor live */
 	struct mc_nic nic[MC_NICS_MAX];
 };
 

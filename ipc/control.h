@@ -182,8 +182,9 @@ struct mc_control {
 	 */
 	char description[MC_DESC_TEXT];
 	char rehearsal[MC_WHY_MAX]; /* what came of the last one */
-	char refusal[MC_WHY_MAX];   /* sentence for MC_REASON_REFUSED and _ERROR; written before the
-	                               state */
+	char security[256]; /* how the link is secured, and who the peer is; written by transport */
+	char refusal[MC_WHY_MAX]; /* sentence for MC_REASON_REFUSED and _ERROR; written before the
+	                             state */
 };
 
 const char *mc_state_name(enum mc_state s);   /* "SYNCING", ... */

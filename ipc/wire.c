@@ -36,6 +36,7 @@ static const struct {
         [MC_MSG_END_ACK] = {"END_ACK", P | B, 0, 0, false},
         [MC_MSG_PING] = {"PING", P | B, sizeof(struct mc_wire_ping), sizeof(struct mc_wire_ping),
                          false},
+        [MC_MSG_TLS] = {"TLS", P | B, 0, sizeof(struct mc_wire_tls), false},
         [MC_MSG_PONG] = {"PONG", P | B, sizeof(struct mc_wire_ping), sizeof(struct mc_wire_ping),
                          false},
         [MC_MSG_RDMA_ASK] = {"RDMA_ASK", P, sizeof(struct mc_wire_rdma_ask),

@@ -19,6 +19,10 @@
  * A connection that begins with RDMA_ASK carries nothing else: the backup answers RDMA_OFFER and
  * closes it; the link is then made by RDMA (wire-rdma.h).
  *
+ * A link with TLS begins in the clear with TLS(guest) from the primary, which the backup answers
+ * with an empty TLS, or END(reason, text) and the end of the connection.  All that counts follows
+ * within TLS 1.3, HELLO first; what came before only says where the connection goes.
+ *
  * A receiver checks header, type, term, length against the limits below *before* anything
  * is allocated or read on; a violation ends the link (NACK if an epoch is open, a log
  * line), never the process.
@@ -50,7 +54,8 @@ enum mc_msg {
 	MC_MSG_PONG = 11,
 	MC_MSG_RDMA_ASK = 12,
 	MC_MSG_RDMA_OFFER = 13,
-	MC_MSG_TYPES = 14,
+	MC_MSG_TLS = 14,
+	MC_MSG_TYPES = 15,
 };
 
 struct mc_wire_header {
@@ -140,6 +145,11 @@ struct mc_wire_reason {
 	uint32_t length; /* bytes of text that follow (no NUL), < MC_WHY_MAX */
 };
 _Static_assert(sizeof(struct mc_wire_reason) == 8, "wire");
+
+/* TLS, primary: header and this are as long as what the supervisor peeks at to find the guest. */
+struct mc_wire_tls {
+	char guest[MC_NAME_MAX];
+};
 
 struct mc_wire_ping {
 	uint64_t stamp; /* sender's CLOCK_MONOTONIC; PONG echoes it */

@@ -20,7 +20,7 @@
 struct args {
 	const char *guest, *control;
 	unsigned index;
-	int arena_fd, bell_fd;
+	int arena_fd, bell_fd, creds_fd;
 	int uid, gid; /* -1: not given */
 	bool debug;
 };
@@ -29,7 +29,8 @@ static int usage(const struct mc_worker_ops *ops)
 {
 	fprintf(stderr,
 	        "usage: %s --guest NAME [--index N] --arena-fd FD --bell-fd FD --control PATH"
-	        " [--uid N --gid N] [--debug] | --version\n%s is started by mc-supervisor, not by "
+	        " [--creds-fd FD] [--uid N --gid N] [--debug] | --version\n%s is started by "
+	        "mc-supervisor, not by "
 	        "hand.\n",
 	        ops->process, ops->process);
 	return -EINVAL;
@@ -54,6 +55,7 @@ static int parse_args(int argc, char **argv, const struct mc_worker_ops *ops, st
 	        {"arena-fd", required_argument, NULL, 'a'},
 	        {"bell-fd", required_argument, NULL, 'b'},
 	        {"control", required_argument, NULL, 'c'},
+	        {"creds-fd", required_argument, NULL, 't'},
 	        {"debug", no_argument, NULL, 'd'},
 	        {"uid", required_argument, NULL, 'u'},
 	        {"gid", required_argument, NULL, 'G'},
@@ -61,7 +63,7 @@ static int parse_args(int argc, char **argv, const struct mc_worker_ops *ops, st
 	};
 	int c, n = 0, r = 0;
 
-	*a = (struct args){.arena_fd = -1, .bell_fd = -1, .uid = -1, .gid = -1};
+	*a = (struct args){.arena_fd = -1, .bell_fd = -1, .creds_fd = -1, .uid = -1, .gid = -1};
 	while (r == 0 && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (c) {
 		case 'g':
@@ -76,6 +78,9 @@ static int parse_args(int argc, char **argv, const struct mc_worker_ops *ops, st
 			break;
 		case 'b':
 			r = parse_number(optarg, 1 << 20, &a->bell_fd);
+			break;
+		case 't':
+			r = parse_number(optarg, 1 << 20, &a->creds_fd);
 			break;
 		case 'c':
 			a->control = optarg;
@@ -276,6 +281,7 @@ static void worker_done(struct mc_worker *w)
 {
 	w->bus = mc_worker_bus_free(w->bus);
 	w->event = sd_event_unref(w->event);
+	mc_closep(&w->creds_fd);
 	mc_log_set_words(NULL, 0);
 	mc_arena_done(&w->arena);
 }
@@ -300,7 +306,7 @@ static bool answer(int argc, char **argv, const struct mc_worker_ops *ops)
 
 int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *ctx)
 {
-	struct mc_worker w = {.ops = ops, .ctx = ctx};
+	struct mc_worker w = {.ops = ops, .ctx = ctx, .creds_fd = -1};
 	struct args a;
 	int r;
 
@@ -313,6 +319,9 @@ int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *
 	w.debug = a.debug;
 	w.uid = (uid_t)a.uid;
 	w.gid = (gid_t)a.gid;
+	w.creds_fd = a.creds_fd;
+	if (w.creds_fd >= 0)
+		(void)fcntl(w.creds_fd, F_SETFD, FD_CLOEXEC);
 	w.role = ops->role == MC_ROLE_STAGE0 ? mc_role_stage(a.index) : ops->role;
 	mc_log_setup(ops->process, w.guest, a.debug ? LOG_DEBUG : LOG_INFO);
 	r = attach(&w, &a);

@@ -282,6 +282,11 @@ static int property_text(sd_bus *bus, const char *path, const char *iface, const
 		v = (snprintf(text, sizeof(text), "%.*s", MC_WHY_MAX - 1,
 		              g->arena.control->refusal),
 		     text);
+	else if (strcmp(prop, "Security") == 0)
+		v = (snprintf(text, sizeof(text), "%.*s",
+		              (int)sizeof(g->arena.control->security) - 1,
+		              g->arena.control->security),
+		     text);
 	return sd_bus_message_append(reply, "s", v);
 }
 
@@ -437,6 +442,7 @@ static const sd_bus_vtable guest_vtable[] = {
         TEXT("Gate"),
         TEXT("Tracker"),
         TEXT("Message"),
+        TEXT("Security"),
         NUMBER("Term"),
         NUMBER("Epoch"),
         NUMBER("CommittedEpoch"),

@@ -176,6 +176,7 @@ static int read_request(struct manager *m, sd_bus_message *msg, bool primary, st
 	r = bus_read_options(msg, rq, false, e);
 	if (r < 0)
 		return r;
+	request_secure(rq, MC_TLS_DIR);
 	r = start_check(m, rq, primary, why, sizeof(why));
 	return r < 0 ? bus_error(e, r, "%s", why) : 0;
 }

@@ -144,6 +144,7 @@ static void check_whole(struct reader *r)
 	}
 	if (r->mistakes)
 		return;
+	request_secure(&r->conf->rq, MC_TLS_DIR);
 	if (request_check(&r->conf->rq, r->conf->primary, why, sizeof(why)) < 0)
 		mistake(r, 0, "%s", why);
 	else if (r->conf->primary && !r->conf->rq.gate_given)

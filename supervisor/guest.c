@@ -143,13 +143,25 @@ static int spawn_all(struct guest *g, char *why, size_t why_len)
 static int set_config(struct guest *g, const struct request *rq, char *why, size_t why_len)
 {
 	struct mc_config *c = g->arena.config;
+	char text[512];
+	int r;
 
 	*c = rq->cfg;
 	c->side = g->side;
 	snprintf(c->guest, sizeof(c->guest), "%s", g->name);
 	if (strlen(g->m->runtime_dir) < sizeof(c->rundir))
 		strcpy(c->rundir, g->m->runtime_dir);
-	return mc_config_validate(c, why, why_len);
+	r = mc_config_validate(c, why, why_len);
+	if (r < 0 || !c->tls)
+		return r;
+	/* The transport is given them as it starts: better refused now. */
+	r = creds_open(c, g->side, text, sizeof(text));
+	if (r < 0) {
+		snprintf(why, why_len, "guest %s: %s", g->name, text);
+		return r;
+	}
+	close(r);
+	return 0;
 }
 
 /* An entry that ended makes room for a new one; the NICs are taken over when none are named. */

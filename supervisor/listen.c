@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The one port of a host: a connection is accepted here, its first bytes are looked at
- * (header and guest name of HELLO, left in the socket), and it goes to that guest's transport.
+ * (header and guest name of HELLO or TLS, left in the socket), and it goes to that guest's
+ * transport.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -102,7 +103,8 @@ static void hand_over(struct connection *c, const struct mc_wire_header *h, cons
 	drop(c);
 }
 
-/* True when the header is that of a HELLO, or of an RDMA_ASK, which names the guest as well; else the connection is gone, a peer of ours told why. */
+/* True when the header is that of a HELLO, or of an RDMA_ASK, which names the guest as well; else
+ * the connection is gone, a peer of ours told why. */
 static bool begins_with_hello(struct connection *c, const struct mc_wire_header *h)
 {
 	struct mc_wire_limits lim = {.from = MC_SIDE_PRIMARY, .slab_size = 1};
@@ -113,9 +115,10 @@ static bool begins_with_hello(struct connection *c, const struct mc_wire_header 
 		refuse(c, h, why);
 		return false;
 	}
-	if (r == 0 && (h->type == MC_MSG_HELLO || h->type == MC_MSG_RDMA_ASK))
+	if (r == 0 &&
+	    (h->type == MC_MSG_HELLO || h->type == MC_MSG_TLS || h->type == MC_MSG_RDMA_ASK))
 		return true;
-	mc_warn("a connection is closed: %s", r < 0 ? why : "it doesn't begin with HELLO");
+	mc_warn("a connection is closed: %s", r < 0 ? why : "it begins with neither HELLO nor TLS");
 	drop(c);
 	return false;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../ipc/util.h"
 
@@ -110,6 +111,31 @@ static int set_arbiter(struct request *rq, const struct option_def *d, const cha
 	if (strlen(v) >= sizeof(rq->cfg.arbiter))
 		return -EINVAL;
 	strcpy(rq->cfg.arbiter, v);
+	return 0;
+}
+
+/* Either of the two that secure the link. */
+static int set_tls(struct request *rq, const struct option_def *d, const char *v)
+{
+	bool dir = strcmp(d->key, "tls-dir") == 0;
+	uint32_t kind = dir ? MC_TLS_X509 : MC_TLS_PSK;
+
+	if (*v != '/' || (rq->cfg.tls && rq->cfg.tls != kind) || set_text(rq, d, v) < 0)
+		return -EINVAL;
+	rq->cfg.tls = kind;
+	return 0;
+}
+
+/* May be given again: one a line, since a distinguished name has commas. */
+static int set_allow_peer(struct request *rq, const struct option_def *d, const char *v)
+{
+	char *to = rq->cfg.allow_peer;
+	size_t have = strlen(to);
+
+	(void)d;
+	if (!*v || strchr(v, '\n') || have + strlen(v) + 2 > sizeof(rq->cfg.allow_peer))
+		return -EINVAL;
+	snprintf(to + have, sizeof(rq->cfg.allow_peer) - have, "%s%s", have ? "\n" : "", v);
 	return 0;
 }
 
@@ -260,6 +286,18 @@ static const struct option_def options[] = {
         {"cpus", "a list of CPUs such as 2-3,8", false, false, set_text, 0, 0, 128, CFG(cpus), 0},
         {"cgroup", "a folder below /sys/fs/cgroup", false, false, set_text, 0, 0, MC_PATH_MAX_,
          CFG(cgroup), 0},
+        {"tls-dir",
+         "the absolute path of a directory with ca-cert.pem, server-cert.pem, ... (not with "
+         "psk-file)",
+         false, false, set_tls, 0, 0, MC_PATH_MAX_, CFG(tls_dir), 0},
+        {"psk-file", "the absolute path of a file with lines IDENTITY:HEXKEY (not with tls-dir)",
+         false, false, set_tls, 0, 0, MC_PATH_MAX_, CFG(psk_file), 0},
+        {"psk-identity", "under 128 characters", false, false, set_text, 0, 0, 128,
+         CFG(psk_identity), 0},
+        {"tls-peer-name", "a host name, under 256 characters", false, false, set_text, 0, 0, 256,
+         CFG(tls_peer_name), 0},
+        {"allow-peer", "the subject or common name of a certificate, or a PSK identity", false,
+         false, set_allow_peer, 0, 0, 0, 0, 0},
         {"insecure", "true or false", false, true, set_flag, 0, 0, 0, 0, 'i'},
         {"poll", "true or false", false, true, set_flag, 0, 0, 0, 0, 'p'},
         {"dry-run", "true or false", false, true, set_flag, 0, 0, 0, 0, 'd'},
@@ -284,7 +322,7 @@ const char *option_name(unsigned i, bool *flag)
 
 bool option_repeats(const char *key)
 {
-	static const char *const keys[] = {"relay", "tap", "accept"};
+	static const char *const keys[] = {"relay", "tap", "accept", "allow-peer"};
 
 	for (size_t i = 0; i < MC_ARRAY_SIZE(keys); i++)
 		if (strcmp(keys[i], key) == 0)
@@ -320,6 +358,19 @@ static bool peer_is_loopback(const char *peer)
 	return strncmp(peer, "127.", 4) == 0 || strncmp(peer, "[::1]", 5) == 0;
 }
 
+void request_secure(struct request *rq, const char *dir)
+{
+	char path[MC_PATH_MAX_ + 16];
+
+	if (rq->cfg.tls || rq->cfg.insecure || strlen(dir) >= sizeof(rq->cfg.tls_dir))
+		return;
+	snprintf(path, sizeof(path), "%s/ca-cert.pem", dir);
+	if (access(path, F_OK) < 0)
+		return;
+	rq->cfg.tls = MC_TLS_X509;
+	strcpy(rq->cfg.tls_dir, dir);
+}
+
 int request_check(const struct request *rq, bool primary, char *why, size_t why_len)
 {
 	const char *text = NULL;
@@ -328,9 +379,18 @@ int request_check(const struct request *rq, bool primary, char *why, size_t why_
 		text = "qmp is missing: the path of QEMU's monitor socket";
 	else if (primary && !rq->cfg.peer[0] && !rq->dry_run)
 		text = "peer is missing: ADDRESS:PORT of the host with the standby";
-	else if (primary && rq->cfg.peer[0] && !rq->cfg.insecure && !peer_is_loopback(rq->cfg.peer))
-		text = "the link to the peer isn't encrypted; if its network is trusted, say so "
-		       "with "
+	else if (rq->cfg.insecure && rq->cfg.tls)
+		text = "insecure excludes tls-dir and psk-file";
+	else if (!rq->cfg.tls && (rq->cfg.allow_peer[0] || rq->cfg.tls_peer_name[0]))
+		text = "allow-peer and tls-peer-name need TLS: give tls-dir or psk-file";
+	else if (rq->cfg.tls == MC_TLS_PSK && rq->cfg.tls_peer_name[0])
+		text = "tls-peer-name is of certificates: a pre-shared key has no name; "
+		       "allow-peer takes its identity";
+	else if (primary && rq->cfg.peer[0] && !rq->cfg.insecure && !rq->cfg.tls &&
+	         !peer_is_loopback(rq->cfg.peer))
+		text = "the link to the peer would not be encrypted: put certificates "
+		       "into " MC_TLS_DIR
+		       ", or give tls-dir or psk-file; if its network is trusted, say so with "
 		       "insecure";
 	else if (strcmp(rq->cfg.transport, "rdma") == 0 && !rq->cfg.insecure)
 		text = "transport rdma isn't encrypted; if its network is trusted, say so with "

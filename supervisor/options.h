@@ -34,6 +34,11 @@ void request_init(struct request *rq);
 int option_set(struct request *rq, const char *key, const char *value, bool running, char *why,
                size_t why_len);
 
+#define MC_TLS_DIR "/etc/microcheckpoint/tls" /* used when it has a ca-cert.pem */
+
+/* Without a word about the link's security: certificates of @dir, if it has some. */
+void request_secure(struct request *rq, const char *dir);
+
 /* Checks that what must be given is. */
 int request_check(const struct request *rq, bool primary, char *why, size_t why_len);
 

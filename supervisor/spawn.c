@@ -20,6 +20,7 @@
 
 #define ARENA_FD 3
 #define BELL_FD  4
+#define CREDS_FD (BELL_FD + MC_ROLE_MAX)
 #define HIGH_FD  200 /* where fds wait until their places are free */
 
 void child_forget(struct child *c)
@@ -34,14 +35,16 @@ void child_forget(struct child *c)
 }
 
 /* In the child: moves the inherited fds to their places and becomes the worker. */
-static void become(const struct child *c, int arena, const int *bells)
+static void become(const struct child *c, int arena, const int *bells, int creds)
 {
 	struct guest *g = c->g;
-	char path[512], process[32], control[512], index[8], a[8], b[8], uid[16], gid[16], why[256];
-	const char *argv[] = {process, "--guest",   g->name, "--index",   index,   "--arena-fd",
-	                      a,       "--bell-fd", b,       "--control", control, NULL,
-	                      NULL,    NULL,        NULL,    NULL,        NULL};
-	int n = 11;
+	char path[512], process[32], control[512], index[8], a[8], b[8], uid[16], gid[16], why[256],
+	        fd[8];
+	const char *argv[] = {process,      "--guest", g->name,     "--index", index,
+	                      "--arena-fd", a,         "--bell-fd", b,         "--control",
+	                      control,      NULL,      NULL,        NULL,      NULL,
+	                      NULL,         NULL,      NULL,        NULL};
+	int n = 11, last = CREDS_FD;
 	int high[MC_ROLE_MAX + 1];
 	sigset_t held;
 
@@ -51,7 +54,15 @@ static void become(const struct child *c, int arena, const int *bells)
 	for (int i = 0; i <= MC_ROLE_MAX; i++)
 		if (high[i] < 0 || dup2(high[i], ARENA_FD + i) < 0)
 			_exit(126);
-	(void)syscall(SYS_close_range, BELL_FD + MC_ROLE_MAX, ~0U, 0);
+	if (creds >= 0) {
+		if (dup2(creds, CREDS_FD) < 0)
+			_exit(126);
+		snprintf(fd, sizeof(fd), "%d", CREDS_FD);
+		argv[n++] = "--creds-fd";
+		argv[n++] = fd;
+		last++;
+	}
+	(void)syscall(SYS_close_range, last, ~0U, 0);
 	/* A request to end waits until the worker can follow it (ipc/worker.c). */
 	sigemptyset(&held);
 	sigaddset(&held, SIGTERM);
@@ -91,15 +102,32 @@ static int watch_pid(struct child *c)
 	return sd_event_add_io(c->g->m->event, &c->source, c->pidfd, EPOLLIN, death_noticed, c);
 }
 
+/* What only the transport gets; without them it runs, says so, and makes no link. */
+static int open_creds(const struct child *c)
+{
+	const struct mc_config *cfg = c->g->arena.config;
+	char why[512];
+	int mc_autoclose fd = -1;
+
+	if (c->role != MC_ROLE_TRANSPORT || !cfg->tls)
+		return -1;
+	fd = creds_open(cfg, c->g->side, why, sizeof(why));
+	if (fd < 0)
+		mc_err("guest %s: %s", c->g->name, why);
+	/* Above the places where the inherited fds go. */
+	return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, HIGH_FD + MC_ROLE_MAX + 1);
+}
+
 int child_spawn(struct child *c)
 {
+	int mc_autoclose creds = open_creds(c);
 	pid_t pid = fork();
 	int r;
 
 	if (pid < 0)
 		return mc_log_errno(-errno, "fork");
 	if (pid == 0)
-		become(c, c->g->arena.fd, c->g->arena.bell_fd);
+		become(c, c->g->arena.fd, c->g->arena.bell_fd, creds);
 	c->pid = pid;
 	c->ours = true;
 	c->wanted = true;

@@ -197,6 +197,12 @@ int abi_check(const struct manager *m, enum mc_role role, char *why, size_t why_
 int place_check(const struct mc_config *c, char *why, size_t why_len);
 int place_self(const struct mc_config *c, char *why, size_t why_len);
 
+/*
+ * creds.c: reads the files behind tls-dir or psk-file into what the transport inherits. fd, or
+ * negative errno with a sentence that names the file.
+ */
+int creds_open(const struct mc_config *cfg, enum mc_side side, char *why, size_t len);
+
 /* control.c: where workers register. */
 int control_start(struct manager *m);
 

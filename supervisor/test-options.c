@@ -50,6 +50,49 @@ static void test_good_values(void **state)
 	assert_int_equal(request_check(&rq, true, why, sizeof(why)), 0);
 }
 
+/* How the link is secured: one way, named; certificates of the usual place when there are some. */
+static void test_security(void **state)
+{
+	char dir[] = "/tmp/mc-test-XXXXXX", path[64];
+
+	(void)state;
+	request_init(&rq);
+	assert_int_equal(set("qmp", "/run/q"), 0);
+	assert_int_equal(set("peer", "192.0.2.1:7911"), 0);
+	assert_int_equal(set("allow-peer", "CN=a,O=b"), 0);
+	assert_int_equal(set("allow-peer", "c"), 0);
+	assert_string_equal(rq.cfg.allow_peer, "CN=a,O=b\nc");
+	assert_int_equal(set("allow-peer", "c\nd"), -EINVAL);
+	assert_int_equal(request_check(&rq, true, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "allow-peer"));
+	assert_int_equal(set("psk-file", "keys"), -EINVAL);
+	assert_int_equal(set("psk-file", "/etc/keys"), 0);
+	assert_int_equal(set("tls-dir", "/etc/tls"), -EINVAL);
+	assert_int_equal(rq.cfg.tls, MC_TLS_PSK);
+	assert_int_equal(request_check(&rq, true, why, sizeof(why)), 0);
+	assert_int_equal(set("insecure", "yes"), 0);
+	assert_int_equal(request_check(&rq, true, why, sizeof(why)), -EINVAL);
+	assert_int_equal(set("insecure", "no"), 0);
+	assert_int_equal(set("tls-peer-name", "b.example"), 0);
+	assert_int_equal(request_check(&rq, true, why, sizeof(why)), -EINVAL);
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/ca-cert.pem", dir);
+	request_init(&rq);
+	request_secure(&rq, dir);
+	assert_int_equal(rq.cfg.tls, MC_TLS_NONE);
+	fclose(fopen(path, "w"));
+	rq.cfg.insecure = 1;
+	request_secure(&rq, dir);
+	assert_int_equal(rq.cfg.tls, MC_TLS_NONE);
+	rq.cfg.insecure = 0;
+	request_secure(&rq, dir);
+	assert_int_equal(rq.cfg.tls, MC_TLS_X509);
+	assert_string_equal(rq.cfg.tls_dir, dir);
+	unlink(path);
+	rmdir(dir);
+}
+
 /* Each is refused, names its key, and changes nothing. */
 static void test_bad_values(void **state)
 {
@@ -138,9 +181,8 @@ static void test_terms(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_good_values),
-	        cmocka_unit_test(test_bad_values),
-	        cmocka_unit_test(test_too_many_nics),
+	        cmocka_unit_test(test_good_values), cmocka_unit_test(test_security),
+	        cmocka_unit_test(test_bad_values),  cmocka_unit_test(test_too_many_nics),
 	        cmocka_unit_test(test_terms),
 	};
 

@@ -55,6 +55,8 @@ struct link_ops {
 	bool (*has_room)(const struct link *l);
 	bool (*idle)(const struct link *l); /* everything has left */
 	void (*resume)(struct link *l);
+	/* How it is secured and who the peer is, in words: valid until the link is freed. */
+	const char *(*security)(const struct link *l);
 	struct link *(*free)(struct link *l);
 };
 
@@ -112,6 +114,11 @@ static inline void link_resume(struct link *l)
 	l->ops->resume(l);
 }
 
+static inline const char *link_security(const struct link *l)
+{
+	return l->ops->security(l);
+}
+
 /* Closes and frees; of the events only give_back() and slab_sent() still come. NULL ok; returns
  * NULL. */
 static inline struct link *link_free(struct link *l)
@@ -119,9 +126,15 @@ static inline struct link *link_free(struct link *l)
 	return l ? l->ops->free(l) : NULL;
 }
 
-/* tcp.c: a link over a connected, or connecting, socket (taken over). */
-int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct link_events *events,
-                 void *ctx);
+struct tls_creds;
+
+/*
+ * tcp.c: a link over a connected, or connecting, socket (taken over).  @creds: TLS, as the side
+ * that these are for (they outlive the link); NULL: plain.  closed() with -EKEYREJECTED: one end
+ * refused the other, before anything else was said.
+ */
+int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct tls_creds *creds,
+                 const struct link_events *events, void *ctx);
 /* Begins a connection to "HOST:PORT" or "[V6]:PORT": a socket in progress. fd or negative errno. */
 int tcp_connect(const char *peer);
 struct mc_pool;

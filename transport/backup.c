@@ -26,23 +26,34 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 		transport_set_link(t, false);
 		return;
 	}
-	mc_warn("a connection is turned away: %s: %s", why, strerror(error < 0 ? -error : error));
+	if (error == -EKEYREJECTED) {
+		char text[MC_WHY_MAX];
+
+		snprintf(text, sizeof(text), "a primary is turned away: %.400s", why);
+		transport_tell_refusal(t, text);
+	} else {
+		mc_warn("a connection is turned away: %s: %s", why,
+		        strerror(error < 0 ? -error : error));
+	}
 	transport_bury(t, l);
 }
 
 int backup_connection(struct transport *t, int fd)
 {
+	const char *no_entry = NULL;
 	struct link *l;
 	int r;
 
-	if (!t->a->config->insecure && !tcp_is_loopback(fd)) {
-		mc_err("a primary connects over the network without encryption; allow it with "
-		       "mcctl standby ... --insecure");
-		return -EPERM;
-	}
-	r = tcp_link_new(&l, t->w->event, fd, &backup_events, t);
+	if (t->tls_bad)
+		no_entry = "this standby's TLS credentials can't be used; its log says why";
+	else if (!t->tls && !t->a->config->insecure && !tcp_is_loopback(fd))
+		no_entry =
+		        "the link would not be encrypted; give both ends tls-dir or psk-file, or "
+		        "both insecure if their network is trusted";
+	r = tcp_link_new(&l, t->w->event, fd, t->tls, &backup_events, t);
 	if (r < 0)
 		return r;
+	t->b.no_entry = no_entry;
 	backup_link(t, l);
 	(void)mc_fault(MC_FAULT_RECEIVER_CONNECTION);
 	return 0;
@@ -198,6 +209,8 @@ static int take_hello(struct transport *t, struct link *l, const struct mc_wire_
 
 	if (l != t->b.pending)
 		return -EPROTO;
+	if (t->b.no_entry)
+		return refuse(t, l, MC_REASON_REFUSED, t->b.no_entry);
 	r = mc_wire_hello_parse(payload, h->length, &hello, why, sizeof(why));
 	if (r < 0)
 		return refuse(t, l, MC_REASON_REFUSED, why);
@@ -221,6 +234,7 @@ static int take_hello(struct transport *t, struct link *l, const struct mc_wire_
 	waiting = transport_state(t) == MC_STATE_WAITING;
 	answer_hello(t, l, waiting);
 	t->up = false;
+	transport_note_security(t, l);
 	transport_set_link(t, true);
 	if (waiting)
 		(void)mc_state_move(t->a->control, MC_SIDE_BACKUP, MC_ROLE_TRANSPORT,
@@ -300,6 +314,11 @@ static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
 		receive_give_back(t, slab);
 	if (h->type == MC_MSG_HELLO)
 		return take_hello(t, l, h, payload);
+	if (h->type == MC_MSG_TLS && l == t->b.pending)
+		return refuse(t, l, MC_REASON_REFUSED,
+		              t->b.no_entry ? t->b.no_entry
+		                            : "this standby was started without TLS; give both "
+		                              "ends tls-dir or psk-file");
 	if (l != t->link || !t->up)
 		return -EPROTO;
 	atomic_store_explicit(&t->a->control->last_rx, mc_now_ns(), memory_order_release);

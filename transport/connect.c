@@ -2,9 +2,9 @@
 /*
  * Which transport a connection gets.  The state machines are not told: they get a link.
  *
- * TCP: HELLO is the first message of the connection.  RDMA: the connection carries RDMA_ASK and
- * RDMA_OFFER, the link is made by RDMA after it (wire-rdma.h).  `auto` goes over to TCP, and stays
- * there, when RDMA turns out to be impossible; not when the peer is away.
+ * TCP: HELLO is the first message of the connection, or of TLS within it.  RDMA: the connection
+ * carries RDMA_ASK and RDMA_OFFER, the link is made by RDMA after it (wire-rdma.h).  `auto` goes
+ * over to TCP, and stays there, when RDMA turns out to be impossible; not when the peer is away.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -53,7 +53,7 @@ int connect_start(struct transport *t)
 	fd = tcp_connect(cfg->peer);
 	if (fd < 0)
 		return fd;
-	r = tcp_link_new(&t->link, t->w->event, fd, &primary_events, t);
+	r = tcp_link_new(&t->link, t->w->event, fd, t->tls, &primary_events, t);
 	if (r < 0)
 		close(fd);
 	return r;

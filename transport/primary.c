@@ -88,8 +88,18 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 		t->p.attempt_began = now;
 	if (finished(t))
 		return;
-	snprintf(text, sizeof(text), "link to %s: %s: %s", t->a->config->peer, why,
-	         strerror(error < 0 ? -error : error));
+	if (error == -EKEYREJECTED)
+		snprintf(text, sizeof(text), "link to %.90s: %.400s", t->a->config->peer, why);
+	else
+		snprintf(text, sizeof(text), "link to %s: %s: %s", t->a->config->peer, why,
+		         strerror(error < 0 ? -error : error));
+	if (error == -EKEYREJECTED && (primary_armed(t) || t->p.greeted))
+		transport_tell_refusal(t, text);
+	else if (error == -EKEYREJECTED && transport_state(t) == MC_STATE_SYNCING) {
+		mc_worker_event(t->w, "refused", 0, "%s", text);
+		primary_stop_syncing(t, MC_REASON_REFUSED, text);
+		return;
+	}
 	if (t->p.greeted && transport_state(t) == MC_STATE_SYNCING && !primary_armed(t)) {
 		primary_stop_syncing(t, MC_REASON_PEER_LOST, text);
 		return;
@@ -343,6 +353,7 @@ static int accept_hello(struct transport *t, const struct mc_wire_header *h,
 	t->p.greeted = true;
 	t->p.refused_logged = false;
 	t->p.end_sent = false;
+	transport_note_security(t, t->link);
 	/* A lease counts from a PING, but first contact needs one to begin with. */
 	transport_set_link(t, true);
 	transport_start_pings(t);
@@ -514,7 +525,7 @@ int primary_work(struct transport *t)
 	if (finished(t))
 		return 0;
 	if (!t->link) {
-		if (!t->p.attempt_began && atomic_load(&t->a->control->attached))
+		if (!t->p.attempt_began && !t->tls_bad && atomic_load(&t->a->control->attached))
 			try_connect(t);
 		return end_unlinked(t);
 	}

@@ -143,12 +143,19 @@ static void rdma_resume(struct link *l)
 	receive_tend(r);
 }
 
+static const char *rdma_security(const struct link *l)
+{
+	(void)l;
+	return "none: RDMA";
+}
+
 static const struct link_ops rdma_ops = {
         .send = rdma_send,
         .send_slab = rdma_send_slab,
         .has_room = rdma_has_room,
         .idle = rdma_idle,
         .resume = rdma_resume,
+        .security = rdma_security,
         .free = rdma_free,
 };
 

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -14,10 +12,12 @@
 
 #include "../ipc/util.h"
 #include "backend.h"
+#include "tls.h"
 
 #define QUEUE_MAX  64 /* messages on their way out */
 #define INLINE_MAX (MC_WIRE_HEADER + sizeof(struct mc_wire_reason) + MC_WHY_MAX)
-#define READS_MAX  64 /* reads before others get their turn */
+#define READS_MAX  64      /* reads before others get their turn */
+#define SECURE_US  5000000 /* for everything before the link, with TLS */
 
 /* One message on its way out: head (header and small payload), then a slab. */
 struct outgoing {
@@ -34,7 +34,9 @@ struct tcp {
 	struct link l;
 	int fd;
 	sd_event_source *io;
-	bool connecting, writing, stalled, dead;
+	bool connecting, securing, stalled, dead;
+	struct tls *tls;               /* NULL: plain */
+	sd_event_source *limit, *more; /* TLS: of the handshake; bytes are here already */
 	/* out */
 	struct outgoing *queue[QUEUE_MAX];
 	unsigned first, count;
@@ -65,6 +67,8 @@ static void set_io(struct tcp *t)
 	uint32_t ev = (t->stalled || t->connecting ? 0 : EPOLLIN) |
 	              (t->connecting || t->count ? EPOLLOUT : 0);
 
+	if (t->securing && !t->connecting)
+		ev = tls_wants(t->tls);
 	(void)sd_event_source_set_io_events(t->io, ev);
 }
 
@@ -74,8 +78,18 @@ static void closed(struct tcp *t, int error, const char *why)
 		return;
 	t->dead = true;
 	(void)sd_event_source_set_enabled(t->io, SD_EVENT_OFF);
+	if (t->more)
+		(void)sd_event_source_set_enabled(t->more, SD_EVENT_OFF);
+	if (t->limit)
+		(void)sd_event_source_set_enabled(t->limit, SD_EVENT_OFF);
 	shutdown(t->fd, SHUT_RDWR);
 	t->l.events->closed(t->l.ctx, &t->l, error, why);
+}
+
+/* TLS knows better what is wrong. */
+static const char *broken(const struct tcp *t, const char *otherwise)
+{
+	return t->tls && tls_error(t->tls)[0] ? tls_error(t->tls) : otherwise;
 }
 
 /* --- out ------------------------------------------------------------------------------- */
@@ -102,25 +116,35 @@ static void first_done(struct tcp *t)
 	free_outgoing(o);
 }
 
+/* Bytes, or negative errno. */
+static ssize_t write_some(struct tcp *t, struct iovec *iov, int n)
+{
+	struct msghdr m = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+	ssize_t r;
+
+	if (t->tls)
+		return tls_send(t->tls, iov[0].iov_base, iov[0].iov_len);
+	r = sendmsg(t->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+	return r < 0 ? -errno : r;
+}
+
 /* Writes what the socket takes. */
 static void flush(struct tcp *t)
 {
-	while (t->count && !t->dead) {
+	while (t->count && !t->dead && !t->securing) {
 		struct outgoing *o = t->queue[t->first];
 		size_t total = o->head_len + o->big_len + o->slab_len, skip = t->sent;
 		struct iovec iov[3];
-		struct msghdr m = {.msg_iov = iov};
 		ssize_t n;
 		int k = 0;
 
 		skip = add_iov(iov, &k, o->head, o->head_len, skip);
 		skip = add_iov(iov, &k, o->big, o->big_len, skip);
 		(void)add_iov(iov, &k, o->slab, o->slab_len, skip);
-		m.msg_iovlen = (size_t)k;
-		n = sendmsg(t->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+		n = write_some(t, iov, k);
 		if (n < 0) {
-			if (errno != EAGAIN && errno != EINTR)
-				closed(t, -errno, "write failed");
+			if (n != -EAGAIN && n != -EINTR)
+				closed(t, (int)n, broken(t, "write failed"));
 			break;
 		}
 		t->sent += (size_t)n;
@@ -138,7 +162,7 @@ static int enqueue(struct tcp *t, struct outgoing *o)
 		return t->dead ? -ENOTCONN : -ENOBUFS;
 	}
 	t->queue[(t->first + t->count++) % QUEUE_MAX] = o;
-	if (!t->connecting && t->count == 1)
+	if (!t->connecting && !t->securing && t->count == 1)
 		flush(t);
 	else
 		set_io(t);
@@ -292,16 +316,33 @@ static bool advance(struct tcp *t)
 	return true;
 }
 
+static ssize_t read_some(struct tcp *t, void *to, size_t want)
+{
+	ssize_t n;
+
+	if (t->tls)
+		return tls_recv(t->tls, to, want);
+	n = recv(t->fd, to, want, MSG_DONTWAIT);
+	return n < 0 ? -errno : n;
+}
+
+/* What TLS has deciphered already wakes nobody: it is read at the next turn of the loop. */
+static void read_more(struct tcp *t)
+{
+	if (t->tls && !t->dead && !t->stalled && tls_pending(t->tls))
+		(void)sd_event_source_set_enabled(t->more, SD_EVENT_ONESHOT);
+}
+
 static void receive(struct tcp *t)
 {
 	for (int i = 0; i < READS_MAX && !t->dead && !t->stalled; i++) {
 		uint8_t *to;
 		size_t want = next_piece(t, &to);
-		ssize_t n = recv(t->fd, to, want, MSG_DONTWAIT);
+		ssize_t n = read_some(t, to, want);
 
 		if (n < 0) {
-			if (errno != EAGAIN && errno != EINTR)
-				closed(t, -errno, "read failed");
+			if (n != -EAGAIN && n != -EINTR)
+				closed(t, (int)n, broken(t, "read failed"));
 			return;
 		}
 		if (n == 0) {
@@ -314,6 +355,14 @@ static void receive(struct tcp *t)
 		if (!advance(t))
 			return;
 	}
+	read_more(t);
+}
+
+static int on_more(sd_event_source *s, void *userdata)
+{
+	(void)s;
+	receive(userdata);
+	return 0;
 }
 
 static void tcp_resume(struct link *l)
@@ -323,11 +372,39 @@ static void tcp_resume(struct link *l)
 	if (!t->stalled || t->dead)
 		return;
 	t->stalled = false;
-	if (open_slab(t))
+	if (open_slab(t)) {
 		set_io(t);
+		read_more(t);
+	}
 }
 
 /* --- life ------------------------------------------------------------------------------ */
+
+/* false: not yet, or closed. */
+static bool secure(struct tcp *t)
+{
+	int r = tls_handshake(t->tls);
+
+	if (r < 0) {
+		closed(t, r, broken(t, "TLS failed"));
+		return false;
+	}
+	if (r > 0) {
+		t->securing = false;
+		t->limit = sd_event_source_disable_unref(t->limit);
+		flush(t);
+	}
+	set_io(t);
+	return r > 0;
+}
+
+static int on_limit(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	(void)s;
+	(void)usec;
+	closed(userdata, -ETIMEDOUT, "no handshake within 5 s");
+	return 0;
+}
 
 static int on_io(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 {
@@ -345,6 +422,12 @@ static int on_io(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 		}
 		t->connecting = false;
 	}
+	if (t->securing) {
+		/* What came behind the handshake may be deciphered: no event tells. */
+		if (secure(t))
+			receive(t);
+		return 0;
+	}
 	if (revents & EPOLLOUT)
 		flush(t);
 	if (!t->dead && revents & (EPOLLIN | EPOLLHUP | EPOLLERR))
@@ -358,6 +441,9 @@ static struct link *tcp_free(struct link *l)
 
 	t->dead = true;
 	sd_event_source_disable_unref(t->io);
+	sd_event_source_disable_unref(t->limit);
+	sd_event_source_disable_unref(t->more);
+	tls_free(t->tls);
 	mc_closep(&t->fd);
 	if (t->lent)
 		t->l.events->give_back(t->l.ctx, &t->l, t->lent);
@@ -371,17 +457,39 @@ static struct link *tcp_free(struct link *l)
 	return NULL;
 }
 
+static const char *tcp_security(const struct link *l)
+{
+	const struct tcp *t = (const struct tcp *)l;
+
+	return t->tls ? tls_peer(t->tls) : "none: plain TCP";
+}
+
 static const struct link_ops tcp_ops = {
         .send = tcp_send,
         .send_slab = tcp_send_slab,
         .has_room = tcp_has_room,
         .idle = tcp_idle,
         .resume = tcp_resume,
+        .security = tcp_security,
         .free = tcp_free,
 };
 
-int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct link_events *events,
-                 void *ctx)
+static int add_tls(struct tcp *t, sd_event *event, const struct tls_creds *creds)
+{
+	int r = tls_new(&t->tls, creds, t->fd);
+
+	if (r < 0)
+		return r;
+	t->securing = true;
+	r = sd_event_add_time_relative(event, &t->limit, CLOCK_MONOTONIC, SECURE_US, 0, on_limit,
+	                               t);
+	if (r >= 0)
+		r = sd_event_add_defer(event, &t->more, on_more, t);
+	return r < 0 ? r : sd_event_source_set_enabled(t->more, SD_EVENT_OFF);
+}
+
+int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct tls_creds *creds,
+                 const struct link_events *events, void *ctx)
 {
 	struct tcp *t = calloc(1, sizeof(*t));
 	struct sockaddr_storage a;
@@ -399,80 +507,17 @@ int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct link_e
 	t->fd = fd;
 	t->connecting = getpeername(fd, (struct sockaddr *)&a, &len) < 0;
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	/* Whoever accepted it waited for a whole HELLO: a PING is shorter. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof(one));
 	r = sd_event_add_io(event, &t->io, fd, t->connecting ? EPOLLOUT : EPOLLIN, on_io, t);
+	if (r >= 0 && creds)
+		r = add_tls(t, event, creds);
 	if (r < 0) {
-		free(t->control);
-		free(t);
+		t->fd = -1; /* stays the caller's */
+		(void)tcp_free(&t->l);
 		return r;
 	}
+	set_io(t);
 	*ret = &t->l;
 	return 0;
-}
-
-static int split(const char *peer, char *host, size_t host_len, char *port, size_t port_len)
-{
-	const char *colon = strrchr(peer, ':');
-	size_t n = colon ? (size_t)(colon - peer) : strlen(peer);
-
-	if (peer[0] == '[') {
-		const char *end = strchr(peer, ']');
-
-		if (!end)
-			return -EINVAL;
-		colon = end[1] == ':' ? end + 1 : NULL;
-		peer++;
-		n = (size_t)(end - peer);
-	}
-	if (!n || n >= host_len)
-		return -EINVAL;
-	memcpy(host, peer, n);
-	host[n] = '\0';
-	if (colon)
-		snprintf(port, port_len, "%s", colon + 1);
-	else
-		snprintf(port, port_len, "%d", MC_DEFAULT_PORT);
-	return 0;
-}
-
-int tcp_connect(const char *peer)
-{
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
-	                         .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV},
-	                *list = NULL;
-	char host[256], port[16];
-	int fd, r = split(peer, host, sizeof(host), port, sizeof(port));
-
-	/* Numeric only: a name server's silence must not stop replication. */
-	if (r < 0 || getaddrinfo(host, port, &hints, &list) != 0)
-		return -EINVAL;
-	fd = socket(list->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		r = -errno;
-	else if (connect(fd, list->ai_addr, list->ai_addrlen) < 0 && errno != EINPROGRESS)
-		r = -errno;
-	freeaddrinfo(list);
-	if (r < 0 && fd >= 0)
-		close(fd);
-	return r < 0 ? r : fd;
-}
-
-static bool is_loopback(const struct sockaddr_storage *a)
-{
-	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)a;
-
-	if (a->ss_family == AF_INET)
-		return ntohl(((const struct sockaddr_in *)a)->sin_addr.s_addr) >> 24 == 127;
-	if (a->ss_family != AF_INET6)
-		return false;
-	if (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr))
-		return v6->sin6_addr.s6_addr[12] == 127;
-	return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr);
-}
-
-bool tcp_is_loopback(int fd)
-{
-	struct sockaddr_storage a = {0};
-	socklen_t len = sizeof(a);
-
-	return getpeername(fd, (struct sockaddr *)&a, &len) == 0 && is_loopback(&a);
 }

@@ -9,10 +9,25 @@
 
 #include "../ipc/log.h"
 #include "../ipc/util.h"
+#include "tls.h"
+
+#define TELL_AGAIN_NS (60 * MC_NS_PER_S)
 
 enum mc_state transport_state(const struct transport *t)
 {
 	return mc_state_of(atomic_load_explicit(&t->a->control->state, memory_order_acquire));
+}
+
+/* To be called before the link is up: nobody reads it then. */
+void transport_note_security(struct transport *t, const struct link *l)
+{
+	struct mc_control *c = t->a->control;
+	const char *text = link_security(l);
+
+	if (strncmp(c->security, text, sizeof(c->security)) != 0)
+		mc_info("the link's security: %s", text);
+	memset(c->security, 0, sizeof(c->security));
+	memcpy(c->security, text, strnlen(text, sizeof(c->security) - 1));
 }
 
 void transport_set_link(struct transport *t, bool up)
@@ -203,6 +218,37 @@ static void note_metrics(struct transport *t)
 	l->copied = l->credit_waits = 0;
 }
 
+void transport_tell_refusal(struct transport *t, const char *text)
+{
+	uint64_t now = mc_now_ns();
+
+	if (strncmp(t->told, text, sizeof(t->told) - 1) == 0 && now - t->told_at < TELL_AGAIN_NS)
+		return;
+	snprintf(t->told, sizeof(t->told), "%s", text);
+	t->told_at = now;
+	mc_err("%s", text);
+	mc_worker_event(t->w, "refused", 0, "%s", text);
+}
+
+/* Without its credentials a transport makes no link, never a plain one. */
+static void load_creds(struct transport *t)
+{
+	char why[MC_WHY_MAX], text[MC_WHY_MAX];
+
+	if (!t->a->config->tls)
+		return;
+	if (tls_creds_new(&t->tls, t->w->creds_fd, t->a->config, why, sizeof(why)) == 0)
+		return;
+	t->tls_bad = true;
+	snprintf(text, sizeof(text), "no link: %.380s; mend it, then mcctl restart %s transport",
+	         why, t->w->guest);
+	mc_control_refuse(t->a->control, "%s", text);
+	transport_tell_refusal(t, text);
+	if (t->side == MC_SIDE_PRIMARY && transport_state(t) == MC_STATE_SYNCING &&
+	    !primary_armed(t))
+		primary_stop_syncing(t, MC_REASON_REFUSED, text);
+}
+
 static int transport_work(struct mc_worker *w, void *ctx)
 {
 	struct transport *t = ctx;
@@ -225,6 +271,8 @@ static int transport_start(struct mc_worker *w, void *ctx)
 	if (r < 0)
 		return r;
 	(void)sd_event_source_set_enabled(t->ping, SD_EVENT_OFF);
+	load_creds(t);
+	mc_closep(&w->creds_fd);
 	/* The predecessor's connection died with it. */
 	if (atomic_load(&t->a->control->link) == MC_LINK_UP) {
 		t->up = true;
@@ -253,6 +301,7 @@ static void transport_quit(struct mc_worker *w, void *ctx)
 	t->b.pending = link_free(t->b.pending);
 	t->listener = rdma_listen_free(t->listener);
 	t->up = false;
+	t->tls = tls_creds_free(t->tls);
 	t->ping = sd_event_source_disable_unref(t->ping);
 	t->p.retry = sd_event_source_disable_unref(t->p.retry);
 	t->p.bandwidth = sd_event_source_disable_unref(t->p.bandwidth);

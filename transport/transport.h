@@ -38,6 +38,7 @@ struct primary {
 struct backup {
 	struct mc_ring_end out;
 	struct link *pending; /* HELLO not seen yet */
+	const char *no_entry; /* why the pending one can't be accepted, whatever it says; or NULL */
 	uint64_t current;     /* epoch between START and COMMIT; 0: none */
 	uint64_t base;        /* of the current one */
 	bool ignore;          /* it is here already: read and dropped */
@@ -58,6 +59,10 @@ struct transport {
 	bool no_rdma; /* auto: RDMA was found impossible */
 	struct rdma_listener *listener;
 	sd_event_source *ping;
+	struct tls_creds *tls; /* NULL: plain, or (tls_bad) there should be some */
+	bool tls_bad;
+	char told[256]; /* the last refusal that was logged, and when */
+	uint64_t told_at;
 	struct primary p;
 	struct backup b;
 };
@@ -66,6 +71,7 @@ extern const struct mc_worker_ops transport_ops;
 
 /* transport.c */
 enum mc_state transport_state(const struct transport *t);
+void transport_note_security(struct transport *t, const struct link *l);
 void transport_set_link(struct transport *t, bool up);
 void transport_start_pings(struct transport *t);
 void transport_bury(struct transport *t, struct link *l);
@@ -73,6 +79,8 @@ void transport_fill_hello(struct transport *t, struct mc_hello *h);
 int transport_send_hello(struct transport *t, struct link *l, struct mc_hello *h);
 int transport_send_reason(struct link *l, enum mc_msg type, uint64_t epoch, uint32_t reason,
                           const char *text);
+/* Logs and reports why a peer, or we by it, was refused; the same one again only every minute. */
+void transport_tell_refusal(struct transport *t, const char *text);
 /* Names the first thing in which two HELLOs differ that must be equal; 0: none. */
 int transport_compare(const struct transport *t, const struct mc_hello *theirs, char *why,
                       size_t why_len);
