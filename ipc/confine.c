@@ -148,6 +148,13 @@ static const struct {
         {MC_ALLOW_NETNS, netns_calls, MC_ARRAY_SIZE(netns_calls)},
 };
 
+/* A sanitizer's own threads and tracing aren't in any list. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FILTERED false
+#else
+#define FILTERED true
+#endif
+
 static int allow(scmp_filter_ctx ctx, const char *name)
 {
 	int nr = seccomp_syscall_resolve_name(name);
@@ -234,10 +241,7 @@ int mc_confine(const struct mc_confine *c)
 	r = switch_user(c);
 	if (r == 0)
 		r = set_capabilities(c->capabilities);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-	/* A sanitizer's own threads and tracing aren't in any list. */
-	if (r == 0)
+	if (r == 0 && FILTERED)
 		r = filter_calls(c->allow);
-#endif
 	return r;
 }
