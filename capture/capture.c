@@ -134,12 +134,7 @@ static int recover(struct capture *c)
 	n = tracker_recover(&c->tracker, c->a->bitmap[CARRY]);
 	if (mc_journal_state(j, last) == MC_EPOCH_CAPTURING)
 		(void)mc_journal_abort_from(j, last, -EOWNERDEAD);
-	c->merged = last > 7 ? last - 7 : 0;
-	c->base = last;
-	while (c->base && (mc_journal_state(j, c->base) == MC_EPOCH_ABORTED ||
-	                   mc_journal_state(j, c->base) == MC_EPOCH_FREE))
-		c->base--;
-	epoch_merge_aborted(c);
+	carry_recover(c);
 	if (last)
 		mc_info("goes on after epoch %llu; %lld pages of an unfinished scan are carried",
 		        (unsigned long long)last, (long long)n);
@@ -326,7 +321,7 @@ static int epochs_phase(struct capture *c)
 		c->phase = PHASE_ENDING;
 		return 1;
 	}
-	epoch_merge_aborted(c);
+	carry_merge(c);
 	update_strikes(c);
 	if (c->running && atomic_load(&ctl->lease_until) < mc_now_ns() &&
 	    (s == MC_STATE_PROTECTED || atomic_load(&ctl->link) != MC_LINK_UP)) {

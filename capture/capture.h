@@ -14,8 +14,9 @@
 #include "guard.h"
 #include "tracker.h"
 
-#define CARRY  8 /* bitmap: pages that the next epoch must hold */
-#define NOBASE 9 /* bitmap: pages whose previous content the backup may lack */
+#define EPOCH_BITMAPS 8                   /* epoch N uses the one of N % EPOCH_BITMAPS */
+#define CARRY         EPOCH_BITMAPS       /* bitmap: pages that the next epoch must hold */
+#define NOBASE        (EPOCH_BITMAPS + 1) /* bitmap: pages whose previous content the backup may lack */
 
 enum phase {
 	PHASE_START, /* not attached yet */
@@ -74,10 +75,9 @@ struct capture {
 	int saved;   /* how that ended: 0 or negative errno */
 	uint64_t saved_at;
 	sd_event_source *timer, *qmp_source, *guard_source;
-	uint64_t due;    /* ns: when the next epoch begins */
-	uint64_t base;   /* newest epoch that wasn't aborted when it was captured */
-	uint64_t merged; /* epochs up to here are resolved: committed, or their pages carried */
-	uint64_t dirty_estimate; /* pages */
+	uint64_t due;                  /* ns: when the next epoch begins */
+	uint64_t owner[EPOCH_BITMAPS]; /* epoch whose pages a bitmap holds; 0: free */
+	uint64_t dirty_estimate;       /* pages */
 	uint64_t checkpoint_seen;
 	unsigned aborts_in_row;
 	uint32_t strikes_interval; /* interval for which strikes were computed */
@@ -145,8 +145,23 @@ int sync_step(struct capture *c);
 
 /* epoch.c: takes one epoch. 0 taken, -EAGAIN not now, negative errno: aborted, or QEMU is gone. */
 int epoch_take(struct capture *c);
-/* Carries the pages of aborted epochs over; to be called often. */
-void epoch_merge_aborted(struct capture *c);
+
+/* carry.c */
+/* After a predecessor's death: whose pages the bitmaps hold; those of aborted epochs are carried.
+ */
+void carry_recover(struct capture *c);
+/*
+ * Adds the pages of epochs that were aborted to those that the next one must hold, without a
+ * base.  To be called before an epoch begins, so that none comes in between.
+ */
+void carry_merge(struct capture *c);
+/* The next epoch's number: its bitmap is free. Numbers may be left out. -EAGAIN: none is. */
+int carry_number(const struct capture *c, uint64_t *ret);
+/*
+ * What the next epoch builds on: the newest one that was handed over and not aborted.  Should it
+ * be aborted at this very moment, stage finds that and aborts the next one as well.
+ */
+uint64_t carry_base(const struct capture *c);
 
 /* sections.c: compares the device sections of a state with the first one's; 1 when they differ. */
 int sections_changed(struct capture *c, const uint8_t *state, size_t len, char *what,

@@ -25,32 +25,6 @@ struct epoch {
 	uint64_t state_bytes;
 };
 
-/* Carries pages of epochs that were aborted since the last look. */
-void epoch_merge_aborted(struct capture *c)
-{
-	struct mc_journal *j = &c->a->journal;
-	uint64_t last = atomic_load(&j->shm->last_begun);
-	uint64_t words = c->a->bitmap_words;
-
-	while (c->merged < last) {
-		uint64_t n = c->merged + 1;
-		enum mc_epoch_state s = mc_journal_state(j, n);
-		const _Atomic uint64_t *b = c->a->bitmap[n % CARRY];
-
-		if (s == MC_EPOCH_ABORTED) {
-			bitmap_or(c->a->bitmap[CARRY], b, words);
-			(void)mc_fault(MC_FAULT_CAPTURE_MERGED);
-			bitmap_or(c->a->bitmap[NOBASE], b, words);
-			if (c->base >= n)
-				c->base = atomic_load(&j->shm->last_committed);
-		} else if (s != MC_EPOCH_COMMITTED && s != MC_EPOCH_RELEASED &&
-		           s != MC_EPOCH_FREE) {
-			return; /* still on its way */
-		}
-		c->merged = n;
-	}
-}
-
 static int prepare(struct capture *c, struct epoch *e)
 {
 	struct mc_journal *j = &c->a->journal;
@@ -58,10 +32,10 @@ static int prepare(struct capture *c, struct epoch *e)
 	struct mc_journal_record *rec;
 	int r;
 
-	if (!copy_has_room(c, slabs))
+	carry_merge(c);
+	if (!copy_has_room(c, slabs) || carry_number(c, &e->n) < 0)
 		return -EAGAIN;
-	e->n = atomic_load(&j->shm->last_begun) + 1;
-	e->bitmap = c->a->bitmap[e->n % CARRY];
+	e->bitmap = c->a->bitmap[e->n % EPOCH_BITMAPS];
 	bitmap_clear(e->bitmap, c->a->bitmap_words);
 	memset(c->prep.again, 0, c->a->bitmap_words * 8);
 	(void)mc_pool_reserve(&c->a->slabs, slabs);
@@ -73,7 +47,8 @@ static int prepare(struct capture *c, struct epoch *e)
 	rec = mc_journal_get(j, e->n);
 	if (!rec)
 		return -ESTALE;
-	atomic_store(&rec->base, c->base);
+	c->owner[e->n % EPOCH_BITMAPS] = e->n;
+	atomic_store(&rec->base, carry_base(c));
 	return mc_fault(MC_FAULT_CAPTURE_BEGUN);
 }
 
@@ -315,7 +290,6 @@ static int hand_over(struct capture *c, struct epoch *e)
 	bitmap_clear(c->a->bitmap[CARRY], c->a->bitmap_words);
 	(void)mc_fault(MC_FAULT_CAPTURE_CARRY);
 	bitmap_clear(c->a->bitmap[NOBASE], c->a->bitmap_words);
-	c->base = e->n;
 	c->dirty_estimate = e->pages;
 	mc_arena_ring_all(c->a);
 	return 0;
@@ -337,7 +311,7 @@ static void give_up(struct capture *c, struct epoch *e, int error)
 		tracking_lost(c, e);
 	copy_list_free(c);
 	(void)mc_journal_abort_from(&c->a->journal, e->n, error);
-	epoch_merge_aborted(c);
+	carry_merge(c);
 	mc_metric_add(mc_worker_metrics(c->w), MC_M_ABORTS, 1);
 	mc_arena_ring_all(c->a);
 }

@@ -168,10 +168,9 @@ static int follow_commits(struct netgate *g)
 	if (mc_fault(MC_FAULT_NETGATE_RELEASE_SET) < 0)
 		return -EIO;
 	/* None may be left out: a record that stays COMMITTED blocks its slot. */
-	if (committed >= MC_JOURNAL_SLOTS && g->noted < committed - MC_JOURNAL_SLOTS)
-		g->noted = committed - MC_JOURNAL_SLOTS;
-	while (g->noted < committed)
-		note_release(g, ++g->noted);
+	for (uint64_t n = g->noted; (n = mc_journal_next(&g->a->journal, n)) && n <= committed;)
+		note_release(g, n);
+	g->noted = committed;
 	g->released = committed;
 	mc_arena_ring(g->a, MC_ROLE_CAPTURE);
 	return 1;
