@@ -367,7 +367,7 @@ static int send_answers(struct transport *t)
 	nack = atomic_load(&c->nack_epoch);
 	if (t->link && nacks != t->b.nacks && nack > mc_commit_epoch(w)) {
 		t->b.nacks = nacks;
-		receive_refused(t, nack);
+		receive_refused(t, nack, -EBADMSG);
 		(void)transport_send_reason(t->link, MC_MSG_NACK, nack == UINT64_MAX ? 1 : nack,
 		                            EBADMSG, "the epoch could not be verified");
 		did = 1;

@@ -26,14 +26,16 @@ void receive_reset(struct transport *t)
 		mc_arena_ring(t->a, MC_ROLE_RESTORE);
 	}
 	t->b.current = 0;
+	t->b.starved = 0;
+	t->b.starved_told = false;
 }
 
 /* restore refused the epoch: what is still on its way of it is read and dropped. */
-void receive_refused(struct transport *t, uint64_t epoch)
+void receive_refused(struct transport *t, uint64_t epoch, int error)
 {
 	if (t->b.current < epoch || t->b.ignore)
 		return;
-	(void)mc_journal_abort_from(&t->a->journal, t->b.current, -EBADMSG);
+	(void)mc_journal_abort_from(&t->a->journal, t->b.current, error);
 	t->b.ignore = true;
 }
 
@@ -114,13 +116,48 @@ uint64_t receive_lend(struct transport *t, void **data)
 	 * fits twice); anything ahead of it must leave restore its half of the pool.  Slabs come
 	 * in order: what is lent already goes to that epoch first.
 	 */
-	if (t->b.lent >= needed(t) && (used >= p->max / 2 || t->b.lent >= ahead))
+	if ((t->b.lent >= needed(t) && (used >= p->max / 2 || t->b.lent >= ahead)) ||
+	    mc_pool_alloc(&t->a->slabs, 0, false, &h) < 0) {
+		if (!t->b.lent && !t->b.starved)
+			t->b.starved = mc_now_ns();
 		return MC_HANDLE_NONE;
-	if (mc_pool_alloc(&t->a->slabs, 0, false, &h) < 0)
-		return MC_HANDLE_NONE;
+	}
+	t->b.starved = 0;
+	t->b.starved_told = false;
 	*data = mc_pool_data(&t->a->slabs, h);
 	t->b.lent++;
 	return h;
+}
+
+/*
+ * Without memory for what comes next nothing is read any more, PINGs neither: the silence is
+ * ours, not the primary's.  That may last for failure_timeout; then the epoch is given up,
+ * which gives back what is here of it; should even that not be enough, the link is closed, so
+ * that a primary that died meanwhile is found out.
+ */
+void receive_look_at_starvation(struct transport *t)
+{
+	uint64_t limit = atomic_load(&t->a->config->failure_timeout_ms) * MC_NS_PER_MS;
+	uint64_t now = mc_now_ns(), epoch = t->b.current;
+
+	if (!t->b.starved)
+		return;
+	atomic_store_explicit(&t->a->control->last_rx, now, memory_order_release);
+	if (now - t->b.starved > 2 * limit || (now - t->b.starved > limit && !epoch)) {
+		t->b.starved = 0;
+		t->b.starved_told = false;
+		t->link->events->closed(t->link->ctx, t->link, -ENOSPC,
+		                        "no memory for what it sends");
+	} else if (now - t->b.starved > limit && !t->b.starved_told) {
+		t->b.starved_told = true;
+		mc_warn("there is no memory for epoch %llu: it is refused; enlarge /dev/shm, or "
+		        "the standby's --max-memory",
+		        (unsigned long long)epoch);
+		receive_refused(t, epoch, -ENOSPC);
+		mc_arena_ring(t->a, MC_ROLE_RESTORE);
+		(void)transport_send_reason(t->link, MC_MSG_NACK, epoch, ENOSPC,
+		                            "the backup has no memory for it");
+	}
 }
 
 void receive_give_back(struct transport *t, mc_handle slab)

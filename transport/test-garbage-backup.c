@@ -237,6 +237,79 @@ static void test_backup_refuses_the_middle(void **state)
 	world_end(w);
 }
 
+/* Restore's part of a full pool: all the slabs there are. */
+static uint32_t hog_all(struct world *w, mc_handle *hog)
+{
+	uint32_t n = 0;
+
+	while (n < SLABS && mc_pool_alloc(&w->res.slabs, 1, false, &hog[n]) == 0)
+		n++;
+	return n;
+}
+
+static unsigned next_but_acks(int fd, struct mc_wire_header *h, uint8_t *payload)
+{
+	unsigned type;
+
+	do
+		type = link_next(fd, h, payload);
+	while (type == MC_MSG_ACK);
+	return type;
+}
+
+/*
+ * No memory for an epoch: the primary isn't taken for silent meanwhile, then the epoch is
+ * refused, or, when even that doesn't help, the link closed.
+ */
+static void test_backup_starves(void **state)
+{
+	static uint8_t payload[MC_WIRE_HELLO_MAX + UNIT];
+	static mc_handle hog[SLABS];
+	struct world *w = backup_world();
+	struct mc_control *c = w->sup.control;
+	const uint64_t limit = 600 * MC_NS_PER_MS;
+
+	(void)state;
+	atomic_store(&w->sup.config->failure_timeout_ms, 600);
+	for (int forever = 0; forever < 2; forever++) {
+		struct mc_wire_header h;
+		uint64_t began = mc_now_ns();
+		uint32_t n;
+		int fd;
+
+		/* The primary's HELLO must name the same time-out. */
+		atomic_store(&w->sup.config->failure_timeout_ms, 600000);
+		fd = backup_link(w);
+		atomic_store(&w->sup.config->failure_timeout_ms, 600);
+		write_any(fd, MC_MSG_PING, MC_SIDE_PRIMARY);
+		assert_int_equal(next_but_acks(fd, &h, payload), MC_MSG_PONG);
+		n = hog_all(w, hog);
+		write_any(fd, MC_MSG_START, MC_SIDE_PRIMARY);
+		write_any(fd, MC_MSG_SLAB, MC_SIDE_PRIMARY);
+		assert_int_equal(next_but_acks(fd, &h, payload), MC_MSG_NACK);
+		assert_int_equal(h.epoch, 2);
+		assert_true(mc_now_ns() - began >= limit);
+		assert_true(mc_now_ns() - atomic_load(&c->last_rx) < limit / 2);
+		if (forever) {
+			assert_int_equal(next_but_acks(fd, &h, payload), 0);
+			assert_true(mc_now_ns() - began >= 2 * limit);
+		}
+		while (n)
+			assert_int_equal(mc_pool_free(&w->res.slabs, hog[--n]), 0);
+		mc_arena_ring_all(&w->res);
+		if (!forever) {
+			write_any(fd, MC_MSG_COMMIT, MC_SIDE_PRIMARY);
+			write_any(fd, MC_MSG_PING, MC_SIDE_PRIMARY);
+			assert_int_equal(next_but_acks(fd, &h, payload), MC_MSG_PONG);
+		}
+		read_out(fd);
+		backup_check(w, MC_MSG_SLAB, 0);
+	}
+	atomic_store(&w->sup.config->failure_timeout_ms, 600000);
+	backup_good_epoch(w);
+	world_end(w);
+}
+
 /* --- a HELLO that doesn't fit ------------------------------------------------------------ */
 
 static void other_slab_size(struct mc_hello *h)
@@ -338,6 +411,7 @@ int main(void)
 	        cmocka_unit_test(test_backup_cut),
 	        cmocka_unit_test(test_backup_wrong_order),
 	        cmocka_unit_test(test_backup_refuses_the_middle),
+	        cmocka_unit_test(test_backup_starves),
 	        cmocka_unit_test(test_backup_refuses_by_name),
 	};
 

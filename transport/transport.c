@@ -68,6 +68,10 @@ static int on_ping(sd_event_source *s, uint64_t usec, void *userdata)
 		(void)sd_event_source_set_enabled(s, SD_EVENT_OFF);
 		return 0;
 	}
+	if (t->side == MC_SIDE_BACKUP)
+		receive_look_at_starvation(t);
+	if (!t->link)
+		return 0;
 	/* TCP alone would go on trying for minutes. The backup's silence is restore's to judge. */
 	if (t->side == MC_SIDE_PRIMARY &&
 	    ping.stamp - atomic_load(&t->a->control->last_rx) > period * 5 * MC_NS_PER_US) {

@@ -45,6 +45,8 @@ struct backup {
 	uint32_t slabs, next_seq;
 	uint64_t bytes, digest;
 	uint32_t lent;         /* empty slabs that the link has */
+	uint64_t starved;      /* ns: since when there is no memory to read on; 0: there is */
+	bool starved_told;     /* its epoch was given up for that */
 	uint64_t acked, nacks; /* told so far: epoch, count of refusals */
 	bool end_acked, told_taken;
 };
@@ -136,7 +138,9 @@ int receive_slab(struct transport *t, const struct mc_wire_header *h, const stru
                  mc_handle slab);
 int receive_commit(struct transport *t, const struct mc_wire_header *h,
                    const struct mc_wire_commit *c);
-void receive_refused(struct transport *t, uint64_t epoch);
+void receive_refused(struct transport *t, uint64_t epoch, int error);
+/* To be called a few times within failure_timeout. May close the link. */
+void receive_look_at_starvation(struct transport *t);
 void receive_abort(struct transport *t, uint64_t epoch);
 void receive_reset(struct transport *t);
 int receive_recover(struct transport *t);
