@@ -157,7 +157,7 @@ plots:
 
 fuzz:
 	scripts/install-deps fuzz
-	$(MAKE) CC=clang B=build-fuzz SAN=address,undefined,fuzzer-no-link CFLAGS='-O1 -g -fno-sanitize-recover=all' fuzz-bins
+	$(MAKE) CC=clang B=build-fuzz SAN=address,undefined,fuzzer-no-link CFLAGS='-O1 -g -fno-sanitize-recover=all -Wno-missing-field-initializers' fuzz-bins
 	tests/fuzz $(FUZZ_SECONDS) $(FUZZ)
 
 lint: lint-deps

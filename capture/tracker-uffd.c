@@ -29,6 +29,7 @@ struct pm_scan {
 #define UFFD_WP_UNPOPULATED (1 << 13)
 #define UFFD_WP_ASYNC       (1 << 15)
 #define UFFD_USER_ONLY      1
+#define UFFD_LINK           "anon_inode:[userfaultfd]" /* in /proc/PID/fd */
 
 /* The userfaultfd that QEMU holds, left by a predecessor: its number there, or -ENOENT. */
 static int find_remote(pid_t pid)
@@ -48,7 +49,7 @@ static int find_remote(pid_t pid)
 		if (n <= 0)
 			continue;
 		text[n] = '\0';
-		if (strcmp(text, "anon_inode:[userfaultfd]") == 0)
+		if (strcmp(text, UFFD_LINK) == 0)
 			found = atoi(e->d_name);
 	}
 	closedir(d);
@@ -78,6 +79,20 @@ static int make_remote(pid_t pid, char *why, size_t why_len)
 	return (int)fd;
 }
 
+/* QEMU named the number: no ioctl of ours goes to anything else that it may have there. */
+static bool is_userfaultfd(int fd)
+{
+	char path[64], text[64];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = readlink(path, text, sizeof(text) - 1);
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	return strcmp(text, UFFD_LINK) == 0;
+}
+
 static int fetch(struct tracker *t, char *why, size_t why_len)
 {
 	int mc_autoclose pidfd = (int)syscall(SYS_pidfd_open, t->vm->pid, 0);
@@ -91,6 +106,12 @@ static int fetch(struct tracker *t, char *why, size_t why_len)
 		snprintf(why, why_len, "can't fetch the userfaultfd of QEMU %d: %s",
 		         (int)t->vm->pid, strerror(-r));
 		return r;
+	}
+	if (!is_userfaultfd(t->uffd)) {
+		mc_closep(&t->uffd);
+		snprintf(why, why_len, "QEMU %d has something else in place of its userfaultfd",
+		         (int)t->vm->pid);
+		return -EPERM;
 	}
 	return 0;
 }
