@@ -42,14 +42,15 @@ static void mend_hashes(uint8_t *slab, size_t len)
 		struct mc_enc_page p;
 		size_t at = pages + i * sizeof(p);
 
-		if (at + sizeof(p) > len || content + MC_PAGE_SIZE > len)
+		if (at + sizeof(p) > len)
 			return;
 		memcpy(&p, slab + at, sizeof(p));
-		if (p.method != MC_PAGE_FULL)
-			continue;
-		p.hash = XXH3_64bits(slab + content, MC_PAGE_SIZE);
+		if (content + p.length > len)
+			return;
+		if (p.method == MC_PAGE_FULL && p.length == MC_PAGE_SIZE)
+			p.hash = XXH3_64bits(slab + content, MC_PAGE_SIZE);
 		memcpy(slab + at, &p, sizeof(p));
-		content += MC_PAGE_SIZE;
+		content += p.length;
 	}
 }
 
