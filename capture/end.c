@@ -32,12 +32,12 @@ void end_qemu_gone(struct capture *c)
 static void abort_unsent(struct capture *c)
 {
 	struct mc_journal *j = &c->a->journal;
-	uint64_t last = atomic_load(&j->shm->last_begun), n = last > 8 ? last - 8 : 1;
+	uint64_t n = 0;
 
-	while (n <= last && mc_journal_state(j, n) != MC_EPOCH_CAPTURED &&
+	while ((n = mc_journal_next(j, n)) && mc_journal_state(j, n) != MC_EPOCH_CAPTURED &&
 	       mc_journal_state(j, n) != MC_EPOCH_STAGED)
-		n++;
-	if (n <= last && mc_journal_abort_from(j, n, -ECANCELED) > 0)
+		;
+	if (n && mc_journal_abort_from(j, n, -ECANCELED) > 0)
 		mc_arena_ring_all(c->a);
 }
 

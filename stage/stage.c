@@ -223,15 +223,15 @@ static int one_slab(struct stage *s)
 static int stage_work(struct mc_worker *w, void *ctx)
 {
 	struct stage *s = ctx;
-	struct mc_journal_shm *j = s->a->journal.shm;
-	uint64_t last = atomic_load(&j->last_begun);
+	const struct mc_journal *j = &s->a->journal;
+	uint64_t n = atomic_load(&j->shm->last_committed);
 	int r = one_slab(s);
 
 	(void)w;
 	if (r)
 		return r;
 	/* Capture may have told the number of slabs only after the last one was encoded. */
-	for (uint64_t n = last > 8 ? last - 8 : 1; n <= last; n++)
+	while ((n = mc_journal_next(j, n)))
 		if (stage_if_complete(s, n))
 			return 1;
 	return 0;
