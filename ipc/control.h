@@ -134,7 +134,10 @@ struct mc_control {
 	_Atomic uint64_t link_changed; /* ns of the last change */
 	_Atomic uint64_t link_closed;  /* ns when FIN/RST was seen; 0: link up, or only silence */
 	_Atomic uint64_t last_rx;      /* ns, anything valid from the peer */
-	_Atomic uint64_t lease_until;  /* primary: ns; netgate releases only before it */
+	/* primary: the first epoch of which anything was sent; 0: the backup can't hold any, so
+	 * that it can't take over */
+	_Atomic uint64_t first_sent;
+	_Atomic uint64_t lease_until; /* primary: ns; netgate releases only before it */
 	_Atomic uint64_t
 	        end_acked; /* primary: 1 once the backup acked END: gate may open for good */
 	_Atomic uint64_t peer_end;      /* reason of an END that the peer sent */
@@ -174,7 +177,7 @@ struct mc_control {
 	_Atomic uint64_t blocks; /* number of valid entries in block[] */
 	/* the QEMU that block[] belongs to; written with it, by restore or capture */
 	_Atomic uint64_t qemu_pid, qemu_start;
-	uint8_t pad[40];
+	uint8_t pad[32];
 	struct mc_block block[MC_BLOCKS_MAX];
 	/*
 	 * What the guest is (QEMU version, machine, CPU model, devices), a line each, sorted, NUL

@@ -36,11 +36,11 @@ enum gate_mode netgate_wanted_mode(const struct mc_control *c, enum mc_side side
 	case MC_STATE_ENDED:
 		return load(&c->end_acked) ? GATE_PASS : GATE_HOLD;
 	case MC_STATE_STOPPED:
-		/* Nothing was ever armed: the guest is as free as before. */
-		return load(&c->peer_taken) ? GATE_SHUT
-		       : armed && load(&c->barrier_req) >= armed && !load(&c->end_acked)
-		               ? GATE_HOLD
-		               : GATE_PASS;
+		/* Nothing was ever sent that could be taken over: the guest is as free as before.
+		 */
+		return load(&c->peer_taken)                           ? GATE_SHUT
+		       : load(&c->first_sent) && !load(&c->end_acked) ? GATE_HOLD
+		                                                      : GATE_PASS;
 	default:
 		return GATE_SHUT;
 	}

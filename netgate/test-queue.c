@@ -105,6 +105,9 @@ static void test_modes(void **state)
 	assert_int_equal(mode(MC_SIDE_PRIMARY, MC_STATE_SYNCING), GATE_PASS);
 	atomic_store(&ctl.barrier_req, 1);
 	assert_int_equal(mode(MC_SIDE_PRIMARY, MC_STATE_SYNCING), GATE_HOLD);
+	/* The first epoch was never sent: nobody can take over, nothing needs to be held. */
+	assert_int_equal(mode(MC_SIDE_PRIMARY, MC_STATE_STOPPED), GATE_PASS);
+	atomic_store(&ctl.first_sent, 1);
 	assert_int_equal(mode(MC_SIDE_PRIMARY, MC_STATE_PROTECTED), GATE_HOLD);
 	assert_int_equal(mode(MC_SIDE_PRIMARY, MC_STATE_HELD), GATE_HOLD);
 	assert_int_equal(mode(MC_SIDE_PRIMARY, MC_STATE_DEGRADED), GATE_PASS);

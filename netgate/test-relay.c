@@ -230,6 +230,8 @@ static void lease(struct world *w, uint64_t ms)
 
 static void commit(struct world *w, uint64_t n)
 {
+	if (!atomic_load(&w->sup.control->first_sent))
+		atomic_store(&w->sup.control->first_sent, n);
 	assert_int_equal(mc_journal_move(&w->cap.journal, n, MC_EPOCH_CAPTURING, MC_EPOCH_CAPTURED),
 	                 0);
 	assert_int_equal(mc_journal_move(&w->sta.journal, n, MC_EPOCH_CAPTURED, MC_EPOCH_STAGED),

@@ -21,11 +21,8 @@ static uint64_t failure_ns(const struct transport *t)
 
 bool primary_armed(const struct transport *t)
 {
-	uint64_t n = atomic_load(&t->a->control->armed_epoch);
-
-	/* The backup may hold an epoch as soon as one was begun to be sent. */
-	return n && (atomic_load(&t->a->journal.shm->last_committed) ||
-	             mc_journal_state(&t->a->journal, n) >= MC_EPOCH_STAGED);
+	return atomic_load(&t->a->control->first_sent) ||
+	       atomic_load(&t->a->journal.shm->last_committed);
 }
 
 static int move(struct transport *t, enum mc_state from, enum mc_state to, enum mc_reason why)

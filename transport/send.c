@@ -108,6 +108,9 @@ static int send_start(struct transport *t, struct out_epoch *e, struct mc_journa
 		s.sync_slabs = atomic_load(&t->a->control->sync_slabs);
 	if (s.slabs * t->a->slabs.unit > atomic_load(&t->a->control->peer_max_epoch))
 		return -EFBIG;
+	/* Before the first byte: from now on the backup may hold an epoch of us. */
+	if (!atomic_load(&t->a->control->first_sent))
+		atomic_store(&t->a->control->first_sent, e->epoch);
 	e->started = true;
 	e->began = mc_now_ns();
 	return link_send(t->link, MC_MSG_START, e->epoch, &s, sizeof(s));
