@@ -488,6 +488,9 @@ static struct qmp *qmp_new(void)
 		free(q);
 		return NULL;
 	}
+	/* Set before anything is read: a stranger's answer may come with the greeting. */
+	snprintf(q->first, sizeof(q->first), "mc-%d-%llu", (int)getpid(),
+	         (unsigned long long)mc_now_ns());
 	return q;
 }
 
@@ -503,8 +506,6 @@ static int negotiate(struct qmp *q, uint64_t deadline)
 		/* A peer that hangs up before its greeting doesn't speak QMP. */
 		return r == -ETIMEDOUT ? -EBUSY : r == -ECONNRESET ? -EBADMSG : r;
 	}
-	snprintf(q->first, sizeof(q->first), "mc-%d-%llu", (int)getpid(),
-	         (unsigned long long)mc_now_ns());
 	snprintf(capabilities, sizeof(capabilities),
 	         "{\"execute\":\"qmp_capabilities\",\"id\":\"%s\"%s}\n", q->first,
 	         q->has_oob ? oob : "");
