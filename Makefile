@@ -17,7 +17,7 @@ ifeq ($(MAKECMDGOALS),bench)
 BENCH := $(filter-out build,$(B))
 override B := build
 endif
-B ?= build$(if $(SAN),-san)
+B ?= build$(if $(SAN),-san)$(if $(FAULTS),-faults)
 CC := gcc
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
 CFLAGS ?= -O2 -g
@@ -60,7 +60,7 @@ REPLAY := $(patsubst %.c,$(B)/%,$(filter-out %/fuzz-main.c,$(foreach d,$(LIBDIRS
 FUZZ ?= all
 FUZZ_SECONDS ?= 60
 
-.PHONY: all deps guest demo check check-unit check-integration check-kernel kernel bench bench-programs plots fuzz fuzz-bins lint lint-deps clean unit
+.PHONY: all deps guest demo check check-unit check-integration check-kernel kernel bench bench-programs plots soak fuzz fuzz-bins lint lint-deps clean unit
 all: $(BINS)
 unit: $(UNIT) $(if $(SAN),$(REPLAY))
 fuzz-bins: $(REPLAY:=-lf)
@@ -114,6 +114,7 @@ kernel: deps
 check: guest kernel
 	$(MAKE) all unit
 	$(MAKE) SAN=address,undefined unit
+	$(MAKE) FAULTS=1 all
 	tests/run
 
 check-unit: deps
@@ -123,6 +124,7 @@ check-unit: deps
 
 check-integration: guest
 	$(MAKE) all
+	$(MAKE) FAULTS=1 all
 	tests/run --integration
 
 check-kernel: kernel
@@ -155,6 +157,17 @@ plots:
 	scripts/install-deps bench
 	tests/bench/plots
 
+# KILLS=N random kills over all processes, then every fault point: hours. SOAK=... more options.
+KILLS ?= 1000
+soak: guest
+	$(MAKE) all build/soak-killer
+	$(MAKE) FAULTS=1 all
+	tests/soak/run --kills $(KILLS) $(SOAK)
+	tests/soak/matrix
+
+$(B)/soak-killer: tests/soak/killer.c $(B)/ipc.a
+	$(CC) $(ALLCF) -o $@ $^ -lpthread
+
 fuzz:
 	scripts/install-deps fuzz
 	$(MAKE) CC=clang B=build-fuzz SAN=address,undefined,fuzzer-no-link CFLAGS='-O1 -g -fno-sanitize-recover=all -Wno-missing-field-initializers' fuzz-bins
@@ -173,4 +186,4 @@ lint-deps:
 	scripts/install-deps lint
 
 clean:
-	rm -rf build build-san build-fuzz
+	rm -rf build build-san build-faults build-fuzz

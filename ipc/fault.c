@@ -44,14 +44,15 @@ static struct {
 	enum mc_role role;
 	enum mc_side side;
 	char file[512];
+	char then[128]; /* armed after an error */
 } armed;
 
 /* False: not a specification for this process. */
 static bool arm(const char *spec)
 {
 	static const char *const actions[] = {":crash", ":stall", ":error"};
-	size_t n = strcspn(spec, ":\n");
-	const char *p = spec + n;
+	size_t n = strcspn(spec, ":,\n");
+	const char *p = spec + n, *comma = strchr(spec, ',');
 
 	for (int i = 1; i < MC_FAULT_COUNT; i++) {
 		if (strlen(points[i].name) != n || strncmp(points[i].name, spec, n) != 0 ||
@@ -68,6 +69,7 @@ static bool arm(const char *spec)
 			if (strncmp(p, actions[a], strlen(actions[a])) == 0)
 				armed.action = (enum action)a;
 		armed.point = (enum mc_fault_point)i;
+		snprintf(armed.then, sizeof(armed.then), "%s", comma ? comma + 1 : "");
 		return true;
 	}
 	return false;
@@ -111,8 +113,13 @@ int mc_fault(enum mc_fault_point p)
 	if (armed.point != p || p == MC_FAULT_NONE || --armed.nth)
 		return 0;
 	armed.point = MC_FAULT_NONE;
-	if (armed.action == ERROR)
+	if (armed.action == ERROR) {
+		char then[sizeof(armed.then)];
+
+		memcpy(then, armed.then, sizeof(then));
+		(void)arm(then);
 		return -EIO;
+	}
 	kill(getpid(), armed.action == STALL ? SIGSTOP : SIGKILL);
 	return 0;
 }

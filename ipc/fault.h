@@ -3,7 +3,10 @@
  * Fault points for tests (`make FAULTS=1`; a constant 0 otherwise).  A point that is armed makes
  * the process that passes it die (SIGKILL to itself), stop (SIGSTOP) or follow an error.
  *
- *   name[:nth][:crash|stall|error]     a point of fault-points.h, its nth passage (1), how (crash)
+ *   name[:nth][:crash|stall|error][,...]
+ *
+ * is a point of fault-points.h, its nth passage (1), and how (crash); after a comma follows what is
+ * armed once that was an error.
  *
  * Armed by MC_FAULT in the supervisor's environment: the first incarnation of the process
  * named has it, its successors run without.  Or, while a protection runs, by a file

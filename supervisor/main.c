@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "supervisor.h"
 
@@ -102,6 +103,12 @@ int main(int argc, char **argv)
 	};
 	int r;
 
+#ifdef MC_FAULTS
+	if (argc == 2 && strcmp(argv[1], "--fault-points") == 0) {
+		mc_fault_list(MC_ROLE_SUPERVISOR);
+		return 0;
+	}
+#endif
 	m.libexec = own_directory(dir, sizeof(dir));
 	r = parse(argc, argv, &m);
 	if (r < 0) {

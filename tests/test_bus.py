@@ -128,6 +128,8 @@ def check_signals(w, on_a, on_b):
     check(len(epochs) > 5 and epochs == sorted(set(epochs)), f"committed: {epochs}")
     progress = on_a.all("Progress")
     check(progress and all(0 < done for done, _ in progress) and progress == sorted(progress), f"progress {progress}")
+    died = on_a.all("StageDied")
+    check(len(died) == 1 and died[0][:2] == ["stage", 0] and died[0][3] == "was killed by signal 9", f"died: {died}")
     (term, epoch, took), = on_b.all("FailedOver")
     status = w.b.status()
     check(term == status["Term"] and epoch == status["CommittedEpoch"] and 0 < took < 1000000,

@@ -272,6 +272,7 @@ class Host:
         self.procs = []
         self.guests = {}
         self.supervisor = None
+        self.libexec = None
         self.dbus = None
         run("ip", "netns", "add", self.ns)
         self.holder = subprocess.Popen(
@@ -319,7 +320,17 @@ class Host:
         self.dbus = self.spawn("dbus-daemon", f"--config-file={conf}", "--nofork", log=f"{self.dir}/dbus.log")
         wait_for("D-Bus daemon", lambda: os.path.exists(f"{self.dir}/bus"))
 
+    def own_programs(self):
+        """This host's supervisor gets programs of its own, which a test may replace."""
+        self.libexec = f"{self.dir}/libexec"
+        os.makedirs(self.libexec)
+        for f in os.listdir(BUILD):
+            if f.startswith("mc-"):
+                os.symlink(f"{BUILD}/{f}", f"{self.libexec}/{f}")
+
     def start_supervisor(self, *extra, env=None):
+        if self.libexec:
+            extra = ("--libexec", self.libexec, *extra)
         self.supervisor = self.spawn(
             f"{BUILD}/mc-supervisor", f"--bus={self.bus}", "--runtime-dir", self.run_dir,
             "--state-dir", self.state_dir, "--conf-dir", self.conf_dir, "--listen", f"[::]:{PORT}", "--user", "nobody", *extra,

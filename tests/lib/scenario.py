@@ -24,12 +24,12 @@ def accept():
     return ["--accept", "isa-serial"]
 
 
-def standby(host, like, **kw):
+def standby(host, like, *extra, **kw):
     """Starts a standby QEMU made like the guest `like` and hands it to the supervisor."""
     work = like.args[like.args.index("-append") + 1] if "-append" in like.args else ""
     g = host.guest("vm", mem=like.mem, nics=like.nics, incoming=True,
                    append=work.split("mitigations=off ", 1)[-1].replace("console=ttyS0 ", ""), **kw)
-    host.mcctl("standby", "vm", "--qmp", g.qmp_path, *g.relay_args(), "--insecure")
+    host.mcctl("standby", "vm", "--qmp", g.qmp_path, *g.relay_args(), "--insecure", *extra)
     return g
 
 
@@ -40,9 +40,9 @@ def protect_args(src, dst, *extra):
             "--insecure", *accept(), *g.relay_args(), *extra]
 
 
-def protect(src, dst, *extra, standby_kw=None):
+def protect(src, dst, *extra, standby_args=(), standby_kw=None):
     """Standby on dst, protection from src to it, until PROTECTED."""
-    s = standby(dst, src.guests["vm"], **(standby_kw or {}))
+    s = standby(dst, src.guests["vm"], *standby_args, **(standby_kw or {}))
     src.mcctl(*protect_args(src, dst, *extra))
     src.wait_state("PROTECTED", timeout=60)
     return s

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fault points (ipc/fault-points.h) in a running protection: arm one, see it hit, see all well.
+
+Needs the programs of `make FAULTS=1`.  A Bench is a protected guest under redis, memory-checker
+and counter load; each method takes one point through and checks what must hold.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import mctest
+import scenario as sc
+from mctest import check
+
+BUILD = os.path.join(mctest.TOP, "build-faults")
+LOAD = "mc.redis=1 mc.memcheck=64:100 mc.counter=2000"
+# A machine that stands still for a moment must not look like a dead peer.
+PATIENT = ("--failure-timeout", "2000", "--restart-grace", "500")
+PROGRAMS = ("capture", "stage", "transport", "netgate", "restore", "supervisor")
+
+
+class Point:
+    """One line of --fault-points."""
+
+    def __init__(self, role, line):
+        f = line.split()
+        self.role, self.name, self.side, self.when = role, f[0], f[1], f[2]
+        self.actions = ["crash", "stall"] + f[3:]
+
+    def __repr__(self):
+        return self.name
+
+
+def points(when=None):
+    """All points, as the programs themselves list them."""
+    out = []
+    for role in PROGRAMS:
+        text = subprocess.run([f"{BUILD}/mc-{role}", "--fault-points"], stdout=subprocess.PIPE, text=True,
+                              check=True).stdout
+        out += [Point(role, line) for line in text.splitlines()]
+    return [p for p in out if when is None or p.when == when]
+
+
+def by_name(name):
+    """The point of that name."""
+    return next(p for p in points() if p.name == name)
+
+
+class programs:
+    """with programs(): every supervisor started is one with fault points."""
+
+    def __enter__(self):
+        self.saved = mctest.BUILD
+        check(os.access(f"{BUILD}/mc-supervisor", os.X_OK), f"{BUILD} is missing: run make FAULTS=1")
+        mctest.BUILD = BUILD
+
+    def __exit__(self, *_):
+        mctest.BUILD = self.saved
+
+
+def arm(host, role, spec):
+    """Puts a specification where the next process of the role takes it."""
+    path = f"{host.run_dir}/fault.{role}"
+    with open(path + ".new", "w", encoding="ascii") as f:
+        f.write(spec)
+    os.rename(path + ".new", path)
+    return path
+
+
+def state_of(pid):
+    """The letter that /proc has for it."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+        return f.read().rsplit(")", 1)[1].split()[0]
+
+
+def deaths(host, name="vm"):
+    """The obituaries so far."""
+    lines = [json.loads(x) for x in host.mcctl("events", name, "--json").stdout.splitlines()]
+    return [e["text"] for e in lines if e["event"] == "process-died"]
+
+
+class Bench:
+    """A protected guest under load on host a, its standby on host b."""
+
+    def __init__(self, world, *extra, work=LOAD, mem=192, start=True):
+        self.w, self.a, self.b = world, world.a, world.b
+        self.extra = extra
+        for h in (self.a, self.b):
+            h.own_programs()
+            h.start()
+        self.g = sc.boot(self.a, work=work, mem=mem)
+        self.mem = mctest.MemCheck(world) if "memcheck" in work else None
+        self.watch = mctest.CounterWatch(world)
+        self.redis = None
+        self.slabs = None
+        if start:
+            self.begin()
+
+    def host(self, point):
+        """Where a point is passed."""
+        return self.b if point.side == "backup" else self.a
+
+    def begin(self, before=None):
+        """Standby and protection until PROTECTED; before(): called when nothing has started yet."""
+        if before:
+            before()
+        s = sc.standby(self.b, self.g, *self.extra)
+        self.a.mcctl(*sc.protect_args(self.a, self.b, *self.extra))
+        self.a.wait_state("PROTECTED", timeout=60)
+        self.slabs = self.a.status()["SyncDone"]
+        # Without a gate the guest has no network: there is nobody to talk to before.
+        self.redis = self.redis or mctest.Redis(self.w)
+        return s
+
+    def end(self):
+        """Unprotects and clears both ends for the next begin()."""
+        self.a.mcctl("unprotect", "vm")
+        self.forget()
+
+    def forget(self):
+        """Removes both entries and the standby's QEMU."""
+        for h in (self.a, self.b):
+            h.mcctl("unprotect", "vm", ok=False)
+        if "vm" in self.b.guests:
+            self.b.guests.pop("vm").kill()
+
+    def all_well(self, what, n=3):
+        """Protection goes on: no other state was entered, no new first copy made, the guest runs."""
+        sc.write_for(self.redis, 0.05)
+        sc.epochs_go_on(self.a, n)
+        for h in (self.a, self.b):
+            check(h.state() == "PROTECTED", f"{what}: {h.name} is {h.state()}: {h.status()['Message']}")
+        mctest.wait_for(f"{what}: the guest to run", lambda: self.g.status() == "running", 2)
+        check(self.a.status()["SyncDone"] == self.slabs, f"{what}: a new first copy was made")
+        self.watch.poll()
+        check(not self.watch.back, f"{what}: counts taken back: {self.watch.back[:3]}")
+
+    def hit(self, host, role, spec, action, trigger=None):
+        """Arms, waits until it was passed and, but for an error, until a successor runs."""
+        pids = {p for p, _ in host.worker_pids(role)}
+        before = len(deaths(host))
+        path = arm(host, role, spec)
+        if trigger:
+            trigger()
+        load = time.monotonic() + 5
+        while os.path.exists(path):
+            self.redis.write()
+            check(time.monotonic() < load, f"no mc-{role} took {spec}")
+        if action == "error":
+            sc.write_for(self.redis, 0.1)
+            return
+        t = time.monotonic()
+        while len(deaths(host)) == before:
+            sc.write_for(self.redis, 0.02)
+            check(time.monotonic() < t + 8, f"{spec} wasn't passed, or a hung mc-{role} not found")
+        mctest.wait_for(f"a successor after {spec}",
+                        lambda: any(p not in pids for p, _ in host.worker_pids(role)), 5)
+
+    # What brings a process to a point that not every epoch passes: (arms before, does after).
+    BEFORE = {"abort": "capture.scan.done::error,", "transport.connected": "transport.ack.received::error,",
+              "transport.hello.received": "transport.ack.received::error,",
+              "transport.hello.accepted": "transport.ack.received::error,",
+              "restore.journal.aborted": "restore.decoded::error,",
+              "restore.journal.aborted.done": "restore.decoded::error,"}
+
+    def take(self, point, action):
+        """A point that a running protection passes, whatever that takes."""
+        host, spec = self.host(point), f"{point.name}:{action}"
+        spec = self.BEFORE.get(point.name, self.BEFORE.get(point.when, "")) + spec
+
+        def trigger():
+            if point.role == "supervisor":
+                os.kill(host.worker_pids("stage")[0][0], signal.SIGKILL)
+            elif point.when == "nack" and point.role == "transport":
+                arm(self.b, "restore", "restore.decoded::error")
+            elif point.side == "backup" and point.when == "link":
+                sc.write_for(self.redis, 0.1)  # its PING takes the file away
+                os.kill(self.a.worker_pids("transport")[0][0], signal.SIGKILL)
+            elif point.when == "break":
+                sc.write_for(self.redis, 0.1)
+                arm(self.a, "transport", "transport.slab.sent")
+        if point.role == "supervisor":
+            self.take_supervisor(point, spec, trigger)
+        else:
+            self.hit(host, point.role, spec, action, trigger)
+        self.all_well(f"{point.name}:{action}")
+
+    def take_supervisor(self, point, spec, trigger):
+        """The supervisor dies at a point of its own and is started again."""
+        host = self.host(point)
+        arm(host, "supervisor", spec)
+        trigger()
+        stalled = spec.endswith(":stall")
+        t = time.monotonic()
+        while host.supervisor.poll() is None:
+            sc.write_for(self.redis, 0.02)
+            if stalled and state_of(host.supervisor.pid) == "T":
+                host.supervisor.kill()
+            check(time.monotonic() < t + 5, f"{spec} wasn't passed")
+        host.start_supervisor()
+
+    def take_alone(self, point, action):
+        """A point of the start, the first copy, the end or a takeover."""
+        host, spec = self.host(point), f"{point.name}:{action}"
+        before = point.when in ("start", "sync")
+
+        def early():
+            arm(host, point.role, spec)
+        if before and point.role == "supervisor":
+            self.start_twice(host, early)
+        else:
+            self.begin(early if before else None)
+        if before:
+            check(not os.path.exists(f"{host.run_dir}/fault.{point.role}"), f"{spec} wasn't taken")
+            check(deaths(host) or point.role == "supervisor", f"{spec} wasn't passed")
+            self.all_well(spec)
+            self.fail_over()
+        elif point.when == "takeover":
+            arm(host, point.role, spec)
+            sc.write_for(self.redis, 0.2)
+            self.fail_over()
+            host.wait_state("ACTIVE", timeout=10)
+            check(deaths(host), f"{spec} wasn't passed")
+        else:
+            arm(host, point.role, spec)
+            sc.write_for(self.redis, 0.2)
+            self.a.mcctl("unprotect", "vm", ok=False)
+            self.a.wait_state("ENDED", timeout=10)
+            check(deaths(host), f"{spec} wasn't passed")
+            sc.write_for(self.redis, 0.2)
+            self.nothing_lost()
+
+    def start_twice(self, host, early):
+        """The supervisor dies while it begins a protection; its successor begins it again."""
+        sc.standby(self.b, self.g, *self.extra)
+        early()
+        host.mcctl(*sc.protect_args(self.a, self.b, *self.extra), ok=False)
+        host.supervisor.wait(timeout=10)
+        host.start_supervisor()
+        if host.mcctl("status", "vm", ok=False).returncode:
+            host.mcctl(*sc.protect_args(self.a, self.b, *self.extra))
+        host.wait_state("PROTECTED", timeout=60)
+        self.slabs = host.status()["SyncDone"]
+        self.redis = mctest.Redis(self.w)
+
+    def nothing_lost(self):
+        """What the client was promised is there; the guest's memory is whole."""
+        if self.mem:
+            sc.no_bad_words(self.mem)
+        check(self.redis.lost() == 0, "acknowledged values lost")
+        self.watch.poll()
+        check(not self.watch.back, f"counts taken back: {self.watch.back[:3]}")
+
+    def fail_over(self):
+        """The primary's host dies; the standby must have everything."""
+        self.a.kill_everything()
+        sc.write_for(self.redis, 0.3)
+        self.nothing_lost()

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Processes that die at a chosen point, hang, are replaced by other builds, or can't run at all."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import faults
+import mctest
+import scenario as sc
+from mctest import check
+
+# One of each kind; tests/soak/matrix has them all.
+SAMPLE = (("capture.scan.taken", "crash"), ("capture.journal.captured.done", "crash"), ("capture.carry.cleared", "crash"),
+          ("capture.copy.done", "error"), ("stage.shadow.half", "crash"), ("stage.marked", "crash"),
+          ("transport.ack.received", "crash"), ("transport.journal.sent", "crash"), ("netgate.release.frame", "crash"),
+          ("netgate.barrier.set", "crash"), ("transport.backup.slab.landed", "crash"), ("transport.backup.ack", "error"),
+          ("restore.commit.set", "crash"), ("restore.apply.page", "crash"), ("supervisor.reaped", "crash"))
+
+
+def test_points():
+    """A sample of the fault points, in one protection; then the standby has everything."""
+    with faults.programs(), mctest.World() as w:
+        b = faults.Bench(w, *faults.PATIENT)
+        for name, action in SAMPLE:
+            b.take(faults.by_name(name), action)
+        b.fail_over()
+
+
+def test_point_in_takeover():
+    """restore dies while the standby loads: its successor finishes."""
+    with faults.programs(), mctest.World() as w:
+        b = faults.Bench(w, *faults.PATIENT, start=False)
+        b.take_alone(faults.by_name("restore.take.loading"), "crash")
+
+
+def test_points_are_listed():
+    """Every point that the sources name is in the list of its process, and none twice."""
+    names = [p.name for p in faults.points()]
+    check(len(names) == len(set(names)), "a point is listed twice")
+    for role in faults.PROGRAMS:
+        check([p for p in faults.points() if p.role == role], f"mc-{role} lists none")
+    with open(f"{mctest.TOP}/ipc/fault-points.h", encoding="ascii") as f:
+        text = f.read()
+    used = subprocess.run(["grep", "-rhoE", r"MC_FAULT_[A-Z_]+", "--include=*.c", mctest.TOP], stdout=subprocess.PIPE,
+                          text=True, check=True).stdout.split()
+    for line in text.splitlines():
+        if line.lstrip().startswith("X(") and '"' in line:
+            key = "MC_FAULT_" + line.split("(")[1].split(",")[0]
+            done = key[:-5] if key.endswith("_DONE") and ".journal." in line else key
+            check(done in used, f"{key} is listed, but no process passes it")
+
+
+def hang(b, host, role, limit):
+    """SIGSTOP: found and killed within the limit, a successor goes on."""
+    pid = host.worker_pids(role)[0][0]
+    before = len(faults.deaths(host))
+    os.kill(pid, signal.SIGSTOP)
+    t = time.monotonic()
+    while len(faults.deaths(host)) == before:
+        sc.write_for(b.redis, 0.02)
+        check(time.monotonic() < t + limit + 1.5, f"mc-{role} hung for more than {limit} s")
+    check("hung and was killed" in faults.deaths(host)[-1], f"obituary: {faults.deaths(host)[-1]}")
+    b.all_well(f"{role} hung")
+
+
+def test_hung():
+    """A process that stands still is found, killed and replaced; an idle one isn't."""
+    with mctest.World() as w:
+        b = faults.Bench(w, *faults.PATIENT)
+        for host, role, limit in ((b.a, "stage", 3), (b.a, "netgate", 1), (b.a, "transport", 1.5),
+                                  (b.a, "capture", 3), (b.b, "restore", 3), (b.b, "transport", 1.5)):
+            hang(b, host, role, limit)
+        died = len(faults.deaths(b.a)), len(faults.deaths(b.b))
+        b.a.mcctl("hold", "vm")
+        time.sleep(3)  # nothing to do for twice the limit
+        b.a.mcctl("resume", "vm")
+        check((len(faults.deaths(b.a)), len(faults.deaths(b.b))) == died, "an idle process was killed")
+        b.nothing_lost()
+        # One that can't run any more is given up, and nobody looks protected.
+        replace(b.b, "restore", "#!/bin/sh\nexit 1\n")
+        os.kill(b.b.worker_pids("restore")[0][0], signal.SIGKILL)
+        b.b.wait_state("STOPPED", timeout=15)
+        b.a.wait_state("DEGRADED", timeout=5)
+        check("died 20 times within 10 s" in b.b.status()["Message"], b.b.status()["Message"])
+        mctest.wait_for("the guest to run", lambda: b.g.status() == "running", 2)
+        sc.write_for(b.redis, 0.1)
+
+
+def replace(host, role, text=None, path=None):
+    """Puts another program in the place of mc-ROLE for the host's supervisor, as an upgrade would."""
+    target = f"{host.dir}/libexec/mc-{role}"
+    if path:
+        shutil.copy(path, target + ".new")
+    else:
+        with open(target + ".new", "w", encoding="ascii") as f:
+            f.write(text)
+    os.chmod(target + ".new", 0o755)
+    os.rename(target + ".new", target)
+
+
+def test_rolling_upgrade():
+    """Another build of the same ABI replaces a running process; another ABI is refused."""
+    with mctest.World() as w:
+        b = faults.Bench(w, *faults.PATIENT)
+        with open(f"{mctest.BUILD}/mc-stage", "rb") as f:
+            program = f.read()
+        version = subprocess.run([f"{mctest.BUILD}/mc-stage", "--version"], stdout=subprocess.PIPE, check=True).stdout
+        build = version.split()[1]
+        newer = build[:4] + b"9" * (len(build) - 4)
+        with open(f"{w.dir}/newer", "wb") as f:
+            f.write(program.replace(build, newer))
+        replace(b.a, "stage", path=f"{w.dir}/newer")
+        old = b.a.worker_pids("stage")[0][0]
+        b.a.mcctl("restart", "vm", "stage")
+        mctest.wait_for("the new build", lambda: [p for p, _ in b.a.worker_pids("stage") if p != old], 5)
+        b.all_well("upgrade of stage", 10)
+        pid = b.a.worker_pids("stage")[0][0]
+        out = subprocess.run([f"/proc/{pid}/exe", "--version"], stdout=subprocess.PIPE, check=True).stdout
+        check(out.split()[1] == newer, f"runs {out}")
+        # Another ABI: refused while the old one runs on.
+        replace(b.a, "stage", "#!/bin/sh\n[ \"$1\" = --version ] && echo mc-stage 9.0 abi 999\nexit 3\n")
+        r = b.a.mcctl("restart", "vm", "stage", ok=False)
+        check(r.returncode == 1 and "abi 999" in r.stderr, f"restart: {r.returncode} {r.stderr}")
+        check(b.a.worker_pids("stage")[0][0] == pid, "the running process was touched")
+        b.all_well("refused upgrade", 3)
+        # And when it must be started after a death, nothing else is tried.
+        os.kill(pid, signal.SIGKILL)
+        b.a.wait_state("DEGRADED", timeout=5)
+        check("another ABI" in b.a.status()["Message"], b.a.status()["Message"])
+        mctest.wait_for("the guest to run", lambda: b.g.status() == "running", 2)
+        sc.write_for(b.redis, 0.1)
+        check(len(faults.deaths(b.a)) == 3, f"deaths: {faults.deaths(b.a)}")
