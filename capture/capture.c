@@ -184,6 +184,8 @@ static int wait_for_others(struct capture *c)
 		c->phase = PHASE_DONE;
 		return 0;
 	}
+	if (sync_again(c))
+		return sync_begin_again(c);
 	if (atomic_load(&ctl->link) != MC_LINK_UP ||
 	    (c->a->config->gate != MC_GATE_NONE && !atomic_load(&ctl->gate_ready)))
 		return 0;
@@ -199,6 +201,8 @@ static int sync_phase(struct capture *c)
 		c->phase = PHASE_DONE;
 		return 0;
 	}
+	if (sync_again(c))
+		return sync_begin_again(c);
 	r = sync_step(c);
 	if (r == 2) {
 		c->dirty_estimate = c->round_pages;

@@ -142,6 +142,10 @@ void bitmap_clear(_Atomic uint64_t *b, uint64_t words);
 
 /* sync.c: one step of the first copy. 1 did something, 0 must wait, 2 finished, negative errno. */
 int sync_step(struct capture *c);
+/* The first copy broke off, and is to begin again. */
+bool sync_again(const struct capture *c);
+/* 1: it does; 0: not yet, slabs of the old one are on their way. */
+int sync_begin_again(struct capture *c);
 
 /* epoch.c: takes one epoch. 0 taken, -EAGAIN not now, negative errno: aborted, or QEMU is gone. */
 int epoch_take(struct capture *c);

@@ -95,6 +95,53 @@ static void clear_words(struct capture *c, uint64_t from, uint64_t to)
 		atomic_store_explicit(&c->a->bitmap[CARRY][i], 0, memory_order_relaxed);
 }
 
+bool sync_again(const struct capture *c)
+{
+	const struct mc_control *ctl = c->a->control;
+
+	return atomic_load_explicit(&ctl->sync_wanted, memory_order_acquire) !=
+	       atomic_load(&ctl->sync_copy);
+}
+
+/* True while a slab of the old copy, or of an epoch on top of it, is anywhere. */
+static bool on_its_way(const struct capture *c)
+{
+	const struct mc_pool *p = &c->a->slabs;
+
+	for (uint64_t i = 0; i < p->max; i++)
+		if (mc_slab_word_state(atomic_load(&p->word[i])) == MC_SLAB_OWNED)
+			return true;
+	return mc_journal_in_flight(&c->a->journal) != 0;
+}
+
+int sync_begin_again(struct capture *c)
+{
+	struct mc_control *ctl = c->a->control;
+	struct mc_journal *j = &c->a->journal;
+
+	copy_list_free(c);
+	(void)mc_journal_abort_from(j, atomic_load(&j->shm->last_begun), -ECONNRESET);
+	if (on_its_way(c))
+		return 0; /* stage and transport free and ring */
+	/* The backup empties its standby: no page of it counts, and no base. */
+	atomic_store(&ctl->armed_epoch, 0);
+	bitmap_clear(c->a->bitmap[CARRY], c->a->bitmap_words);
+	bitmap_clear(c->a->bitmap[NOBASE], c->a->bitmap_words);
+	c->merged = atomic_load(&j->shm->last_begun);
+	c->base = 0;
+	c->rounds = 0;
+	c->cursor = c->last_round = 0;
+	c->round_open = false;
+	atomic_store(&ctl->sync_total, 0);
+	atomic_store(&ctl->sync_bytes, 0);
+	atomic_store(&ctl->sync_slabs, 0);
+	atomic_store_explicit(&ctl->sync_copy, atomic_load(&ctl->sync_wanted),
+	                      memory_order_release);
+	c->phase = PHASE_WAIT;
+	mc_arena_ring_all(c->a);
+	return 1;
+}
+
 int sync_step(struct capture *c)
 {
 	struct mc_control *ctl = c->a->control;

@@ -118,6 +118,7 @@ struct mc_control {
 	_Atomic uint64_t
 	        sync_slabs; /* slabs pushed in rounds of the first copy (epoch 0), so far */
 	_Atomic uint64_t sync_total;  /* bytes of the first copy, estimate; progress */
+	_Atomic uint64_t sync_copy;   /* which first copy these slabs are of; follows sync_wanted */
 	_Atomic uint64_t armed_epoch; /* first real epoch of this protection; 0: still first copy */
 	_Atomic uint64_t capture_ready; /* 1: detached or finished: END may be sent */
 	_Atomic uint64_t tracker;       /* enum mc_tracker that is in use; 0: none yet */
@@ -143,6 +144,7 @@ struct mc_control {
 	_Atomic uint64_t peer_end;      /* reason of an END that the peer sent */
 	_Atomic uint64_t peer_taken;    /* primary: 1: the peer says it took over */
 	_Atomic uint64_t sync_received; /* backup: slabs of epoch 0 handed to restore */
+	_Atomic uint64_t sync_wanted; /* primary: raised: the first copy is to begin again */
 	_Atomic uint64_t
 	        peer_max_epoch; /* primary: decoded bytes of one epoch that the backup takes */
 	_Atomic uint64_t peer_strikes; /* backup: strikes_max announced by the primary */

@@ -41,8 +41,8 @@
 	X(CAPTURE_BEGUN, "capture.epoch.begun", R, S, RUN, 1) \
 	X(CAPTURE_STOP_SENT, "capture.stop.sent", R, S, RUN, 0) \
 	X(CAPTURE_STOPPED, "capture.stop.answered", R, S, RUN, 1) \
-	X(CAPTURE_PRESCANNED, "capture.prescan.scanned", R, S, RUN, 1) \
-	X(CAPTURE_PRECOPIED, "capture.prescan.copied", R, S, RUN, 1) \
+	X(CAPTURE_PRESCANNED, "capture.prescan.scanned", R, S, LARGE, 1) \
+	X(CAPTURE_PRECOPIED, "capture.prescan.copied", R, S, LARGE, 1) \
 	X(CAPTURE_BARRIER, "capture.barrier.asked", R, S, RUN, 0) \
 	X(CAPTURE_VECTOR, "capture.scan.vector", R, S, RUN, 0) \
 	X(CAPTURE_VECTOR_TAKEN, "capture.scan.taken", R, S, RUN, 0) \
@@ -190,6 +190,7 @@ enum mc_fault_when {
 	MC_FAULT_LINK,     /* a connection between the two ends */
 	MC_FAULT_SYNC,     /* the first copy */
 	MC_FAULT_RUN,      /* every epoch */
+	MC_FAULT_LARGE,    /* an epoch with much to copy */
 	MC_FAULT_ABORT,    /* an epoch that capture gives up */
 	MC_FAULT_NACK,     /* an epoch that the backup refuses */
 	MC_FAULT_BREAK,    /* a link that breaks in the middle of an epoch */

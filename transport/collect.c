@@ -74,6 +74,8 @@ static bool place(struct transport *t, mc_handle h, const struct mc_slab_meta *m
 
 	if (m->kind != MC_KIND_ENCODED || !m->used || m->used > t->a->slabs.unit)
 		return false;
+	if (!m->epoch && again_pending(t))
+		return false;
 	if (!m->epoch) {
 		mc_handle *slot = &p->window[m->seq % p->window_size];
 
@@ -104,8 +106,10 @@ int collect_step(struct transport *t)
 		while ((r = mc_ring_peek(in, 0, &h)) == 1) {
 			did = 1;
 			if (mc_pool_claim(&t->a->slabs, h, mc_role_stage(i)) == 0 &&
-			    !place(t, h, mc_pool_meta(&t->a->slabs, h)))
+			    !place(t, h, mc_pool_meta(&t->a->slabs, h))) {
 				(void)mc_pool_free(&t->a->slabs, h);
+				mc_arena_ring(t->a, MC_ROLE_CAPTURE);
+			}
 			(void)mc_fault(MC_FAULT_TRANSPORT_COLLECTED);
 			mc_ring_advance(in, 1);
 		}

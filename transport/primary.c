@@ -97,12 +97,9 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 		primary_stop_syncing(t, MC_REASON_REFUSED, text);
 		return;
 	}
-	if (t->p.greeted && transport_state(t) == MC_STATE_SYNCING && !primary_armed(t)) {
-		primary_stop_syncing(t, MC_REASON_PEER_LOST, text);
-		return;
-	}
-	if (!t->p.greeted && now - t->p.attempt_began > REACH_NS &&
-	    transport_state(t) == MC_STATE_SYNCING && !primary_armed(t)) {
+	if (transport_state(t) == MC_STATE_SYNCING && !primary_armed(t) &&
+	    (now - t->p.attempt_began > REACH_NS ||
+	     (t->p.sync_next && !again_pending(t) && !again_begin(t)))) {
 		primary_stop_syncing(t, MC_REASON_PEER_LOST, text);
 		return;
 	}
@@ -140,7 +137,11 @@ static int on_retry(sd_event_source *s, uint64_t usec, void *userdata)
 
 	(void)s;
 	(void)usec;
-	if (!t->link && !finished(t))
+	if (t->link || finished(t))
+		return 0;
+	if (again_pending(t))
+		retry_in(t, RETRY_FAST_US);
+	else
 		try_connect(t);
 	return 0;
 }
@@ -334,12 +335,11 @@ static int accept_hello(struct transport *t, const struct mc_wire_header *h,
 	if (!atomic_load(&c->peer_instance[0]) && !atomic_load(&c->peer_instance[1])) {
 		atomic_store(&c->peer_instance[0], th->h.instance[0]);
 		atomic_store(&c->peer_instance[1], th->h.instance[1]);
-	} else if (!same_instance(t, th->h.instance) || (th->h.resync && primary_armed(t))) {
+	} else if (!same_instance(t, th->h.instance)) {
 		return standby_replaced(t);
-	} else if (th->h.resync && t->p.sync_next) {
-		primary_stop_syncing(t, MC_REASON_PEER_LOST,
-		                     "the link broke during the first copy");
-		return -ESHUTDOWN;
+	} else if (th->h.resync && (t->p.sync_next || primary_armed(t))) {
+		/* It is sure of it: nothing was committed there, and nothing will be. */
+		return again_begin(t) ? -ESHUTDOWN : standby_replaced(t);
 	}
 	atomic_store(&c->peer_max_epoch, th->h.max_epoch);
 	t->link->limits.have_term = 1;
@@ -522,7 +522,8 @@ int primary_work(struct transport *t)
 	if (finished(t))
 		return 0;
 	if (!t->link) {
-		if (!t->p.attempt_began && !t->tls_bad && atomic_load(&t->a->control->attached))
+		if (!t->p.attempt_began && !t->tls_bad && atomic_load(&t->a->control->attached) &&
+		    !again_pending(t))
 			try_connect(t);
 		return end_unlinked(t);
 	}
@@ -539,8 +540,14 @@ int primary_work(struct transport *t)
 
 int primary_start(struct transport *t)
 {
-	int r = collect_recover(t);
+	bool sync = atomic_load(&t->a->control->sync_slabs) && !primary_armed(t) &&
+	            transport_state(t) == MC_STATE_SYNCING;
+	int r;
 
+	/* A predecessor that was in the first copy: what it sent can't be known. */
+	if (sync && !again_pending(t))
+		(void)again_begin(t);
+	r = collect_recover(t);
 	if (r >= 0)
 		r = sd_event_add_time_relative(t->w->event, &t->p.retry, CLOCK_MONOTONIC, 0, 100,
 		                               on_retry, t);
@@ -553,13 +560,7 @@ int primary_start(struct transport *t)
 		r = sd_event_source_set_enabled(t->p.bandwidth, SD_EVENT_OFF);
 	if (r < 0)
 		return mc_log_errno(r, "can't start");
-	/* A predecessor that was in the first copy: what it sent can't be known. */
-	if (atomic_load(&t->a->control->sync_slabs) && !primary_armed(t) &&
-	    transport_state(t) == MC_STATE_SYNCING)
-		primary_stop_syncing(
-		        t, MC_REASON_ERROR,
-		        "transport died during the first copy; protect the guest again");
-	else if (primary_armed(t))
+	if (!sync)
 		t->p.sync_next = atomic_load(&t->a->control->sync_slabs);
 	return 0;
 }

@@ -30,6 +30,7 @@ struct primary {
 	uint64_t acked;         /* newest epoch that the backup acknowledged */
 	uint64_t attempt_began; /* ns: since when the peer can't be reached; 0: it can */
 	bool end_sent, greeted, refused_logged;
+	unsigned copies; /* first copies that were begun again */
 	sd_event_source *retry;
 	uint64_t tokens_at; /* max_bandwidth: ns until which the first copy has used its share */
 	sd_event_source *bandwidth;
@@ -103,6 +104,11 @@ bool primary_armed(const struct transport *t);
 /* SYNCING -> STOPPED, with the sentence that says why. */
 void primary_stop_syncing(struct transport *t, enum mc_reason why, const char *text);
 extern const struct link_events primary_events;
+
+/* again.c: a first copy that broke off. True while capture hasn't begun it again. */
+bool again_pending(const struct transport *t);
+/* Asks capture for it. False: too often, or nobody knows that the backup isn't armed. */
+bool again_begin(struct transport *t);
 
 /* handover.c: a planned switchover. */
 bool handover_may_send(struct transport *t);     /* END(failover) may go out now */

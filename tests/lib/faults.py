@@ -15,7 +15,7 @@ import mctest
 import scenario as sc
 from mctest import check
 
-BUILD = os.path.join(mctest.TOP, "build-faults")
+BUILD = os.environ.get("MC_FAULTS_BUILD", os.path.join(mctest.TOP, "build-faults"))
 LOAD = "mc.redis=1 mc.memcheck=64:100 mc.counter=2000"
 # A machine that stands still for a moment must not look like a dead peer.
 PATIENT = ("--failure-timeout", "2000", "--restart-grace", "500")
@@ -179,6 +179,8 @@ class Bench:
             elif point.side == "backup" and point.when == "link":
                 sc.write_for(self.redis, 0.1)  # its PING takes the file away
                 os.kill(self.a.worker_pids("transport")[0][0], signal.SIGKILL)
+            elif point.when == "large":
+                self.a.mcctl("set", "vm", "interval=1500")
             elif point.when == "break":
                 sc.write_for(self.redis, 0.1)
                 arm(self.a, "transport", "transport.slab.sent")
@@ -186,6 +188,8 @@ class Bench:
             self.take_supervisor(point, spec, trigger)
         else:
             self.hit(host, point.role, spec, action, trigger)
+        if point.when == "large":
+            self.a.mcctl("set", "vm", "interval=25")
         self.all_well(f"{point.name}:{action}")
 
     def take_supervisor(self, point, spec, trigger):
