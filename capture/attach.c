@@ -150,6 +150,21 @@ static int set_up_state(struct capture *c)
 	return c->prep.again ? 0 : -ENOMEM;
 }
 
+/* Capture and guard died together: the guest still stands in their pause. */
+static int finish_pause(struct capture *c)
+{
+	struct mc_control *ctl = c->a->control;
+	int r;
+
+	if (atomic_load(&ctl->paused) != 1)
+		return 0;
+	mc_warn("a pause was left open by the dead: the guest goes on");
+	r = qmp_command(c->q, "cont", NULL, COMMAND_MS, NULL);
+	if (r == 0)
+		atomic_store(&ctl->paused, 0);
+	return r < 0 ? mc_log_errno(r, "QMP cont") : 0;
+}
+
 static int runstate(struct capture *c)
 {
 	json_t *v = NULL;
@@ -200,9 +215,13 @@ int capture_guard(struct capture *c)
 int capture_attach(struct capture *c)
 {
 	char why[512];
-	int r = connect_qmp(c);
+	int r;
 
+	guard_outlive(c->a->control);
+	r = connect_qmp(c);
 	(void)mc_fault(MC_FAULT_CAPTURE_QMP);
+	if (r == 0)
+		r = finish_pause(c);
 	if (r == 0)
 		r = check_guest(c);
 	if (r == 0)

@@ -132,6 +132,9 @@ static int recover(struct capture *c)
 	/* What the predecessor's last scan found belongs to the epoch it was taking, or is carried.
 	 */
 	n = tracker_recover(&c->tracker, c->a->bitmap[CARRY]);
+	/* Of a first scan, which finds holes as well: the copy begins with what is populated. */
+	if (!last && !atomic_load(&c->a->control->sync_total))
+		bitmap_clear(c->a->bitmap[CARRY], c->a->bitmap_words);
 	if (mc_journal_state(j, last) == MC_EPOCH_CAPTURING)
 		(void)mc_journal_abort_from(j, last, -EOWNERDEAD);
 	carry_recover(c);

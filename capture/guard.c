@@ -13,8 +13,10 @@
 #include <unistd.h>
 
 #include "../ipc/util.h"
+#include "../ipc/worker-bus.h"
 
 #define ANSWER_LIMIT (100 * MC_NS_PER_MS)
+#define OUTLIVE_MS   200 /* above the time that a guard may take */
 
 /* Closes everything but the two fds. */
 static void close_others(int a, int b)
@@ -106,8 +108,24 @@ int guard_start(struct guard *g, int qmp_fd, struct mc_control *control,
 		guard_main(pair[1], qmp_fd, control, confine);
 	}
 	close(pair[1]);
+	atomic_store(&control->guard_pid, (uint64_t)pid);
+	atomic_store(&control->guard_start, mc_pid_start_time(pid));
 	*g = (struct guard){.pid = pid, .sock = pair[0]};
 	return 0;
+}
+
+void guard_outlive(const struct mc_control *c)
+{
+	pid_t pid = (pid_t)atomic_load(&c->guard_pid);
+	int mc_autoclose fd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	if (fd < 0 || mc_pid_start_time(pid) != atomic_load(&c->guard_start))
+		return;
+	if (poll(&p, 1, OUTLIVE_MS) != 0)
+		return;
+	(void)syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+	(void)poll(&p, 1, OUTLIVE_MS);
 }
 
 void guard_reap(struct guard *g)

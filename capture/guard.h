@@ -23,6 +23,12 @@ int guard_start(struct guard *g, int qmp_fd, struct mc_control *control,
 /* Ends the guard in good order and reaps it. */
 void guard_stop(struct guard *g);
 
+/*
+ * For a successor: the guard of a dead capture holds the monitor until it has let the guest go on.
+ * Waits for its end, and ends one that doesn't.  At most 400 ms.
+ */
+void guard_outlive(const struct mc_control *control);
+
 /* Reaps a guard that died by itself; guard_start() may follow. */
 void guard_reap(struct guard *g);
 

@@ -113,6 +113,7 @@ struct mc_control {
 	_Atomic uint64_t attached;    /* 1: blocks and description below are valid */
 	_Atomic uint64_t paused;      /* 1: capture has the guest stopped; guard reads it */
 	_Atomic uint64_t pause_began; /* ns */
+	_Atomic uint64_t guard_pid, guard_start; /* of capture's guard */
 	_Atomic uint64_t barrier_req; /* epoch whose barrier is to be set now; guest is stopped */
 	_Atomic uint64_t guest_end;   /* enum mc_reason once QEMU's end is classified; 0: lives */
 	_Atomic uint64_t
@@ -144,7 +145,7 @@ struct mc_control {
 	_Atomic uint64_t peer_end;      /* reason of an END that the peer sent */
 	_Atomic uint64_t peer_taken;    /* primary: 1: the peer says it took over */
 	_Atomic uint64_t sync_received; /* backup: slabs of epoch 0 handed to restore */
-	_Atomic uint64_t sync_wanted; /* primary: raised: the first copy is to begin again */
+	_Atomic uint64_t sync_wanted;   /* primary: raised: the first copy is to begin again */
 	_Atomic uint64_t
 	        peer_max_epoch; /* primary: decoded bytes of one epoch that the backup takes */
 	_Atomic uint64_t peer_strikes; /* backup: strikes_max announced by the primary */

@@ -434,6 +434,24 @@ static void test_killed(void **state)
 	world_end(w);
 }
 
+/* Commits that no gate saw: none may stay COMMITTED, or its slot is never free again. */
+static void test_away_for_long(void **state)
+{
+	struct world *w = world_protected();
+
+	(void)state;
+	proc_kill(&w->gate);
+	for (int i = 0; i < 40; i++) {
+		assert_int_equal(mc_journal_begin(&w->cap.journal, ++w->epoch), 0);
+		commit(w, w->epoch);
+	}
+	gate_start(w);
+	assert_true(wait_until(&w->cap, is_released, w));
+	for (uint64_t n = 1; n <= w->epoch; n++)
+		assert_int_equal(mc_journal_state(&w->sup.journal, n), MC_EPOCH_RELEASED);
+	world_end(w);
+}
+
 static void move(struct world *w, enum mc_role role, enum mc_state from, enum mc_state to)
 {
 	assert_int_equal(mc_state_move(w->sup.control, w->sup.config->side, role, from, to,
@@ -548,6 +566,7 @@ int main(void)
 	        cmocka_unit_test(test_lease),
 	        cmocka_unit_test(test_limit),
 	        cmocka_unit_test(test_killed),
+	        cmocka_unit_test(test_away_for_long),
 	        cmocka_unit_test(test_degraded),
 	        cmocka_unit_test(test_taken_over),
 	        cmocka_unit_test(test_backup),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* mc-stage as a process; the test plays capture and transport, and kills it. */
 #include "../ipc/test-process.h"
+#include "../ipc/worker.h"
 #include "test-decoder.h"
 
 #define UNIT    (256ULL << 10)
@@ -644,6 +645,81 @@ static void test_not_on_a_backup(void **state)
 	mc_arena_done(&a);
 }
 
+static bool has_signed_in(void *ctx)
+{
+	const struct world *w = ctx;
+
+	return atomic_load(&w->sup.proc[MC_ROLE_STAGE0].pid) == (uint64_t)w->worker[0].pid;
+}
+
+/* A second process of the same place ends before it touches anything; a successor may come. */
+static void test_place_is_taken(void **state)
+{
+	struct world *w = world_new(1);
+	struct mc_proc *p = &w->sup.proc[MC_ROLE_STAGE0];
+	struct proc second;
+	int status;
+
+	(void)state;
+	assert_true(wait_until(&w->cap, has_signed_in, w));
+	assert_true(mc_arena_place_taken(&w->sup, MC_ROLE_STAGE0));
+	assert_false(mc_arena_place_taken(&w->sup, mc_role_stage(1)));
+	proc_start(&second, &w->sup, MC_ROLE_STAGE0);
+	status = proc_reap(&second);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == MC_EXIT_BUSY);
+	assert_int_equal(atomic_load(&p->starts), 1);
+	assert_int_equal(atomic_load(&p->pid), w->worker[0].pid);
+	proc_kill(&w->worker[0]);
+	assert_false(mc_arena_place_taken(&w->sup, MC_ROLE_STAGE0));
+	start(w, 0);
+	assert_true(wait_until(&w->cap, has_signed_in, w));
+	assert_int_equal(atomic_load(&p->starts), 2);
+	world_end(w);
+}
+
+/* A program of another ABI says so by its exit status, and hasn't written a word. */
+static void test_other_abi(void **state)
+{
+	struct world *w = world_new(1);
+	struct proc other;
+	int status;
+
+	(void)state;
+	proc_end(&w->worker[0]);
+	w->sup.header->abi = MC_ABI_VERSION + 1;
+	memset(&w->sup.proc[MC_ROLE_STAGE0], 0, sizeof(struct mc_proc));
+	proc_start(&other, &w->sup, MC_ROLE_STAGE0);
+	status = proc_reap(&other);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == MC_EXIT_ABI);
+	for (size_t i = 0; i < sizeof(struct mc_proc); i++)
+		assert_int_equal(((uint8_t *)&w->sup.proc[MC_ROLE_STAGE0])[i], 0);
+	world_end(w);
+}
+
+/* The loop of an idle worker turns when its bell rings. */
+static bool has_turned(void *ctx)
+{
+	const struct world *w = ctx;
+
+	return atomic_load(&w->sup.proc[MC_ROLE_STAGE0].heartbeat) >
+	       atomic_load(&w->sup.proc[MC_ROLE_SUPERVISOR].heartbeat);
+}
+
+static void test_heartbeat(void **state)
+{
+	struct world *w = world_new(1);
+
+	(void)state;
+	assert_true(wait_until(&w->cap, has_signed_in, w));
+	for (int i = 0; i < 20; i++) {
+		/* Its own clock: what we compare with. */
+		atomic_store(&w->sup.proc[MC_ROLE_SUPERVISOR].heartbeat, mc_now_ns());
+		mc_bell_ring_always(w->sup.bell_fd[MC_ROLE_STAGE0]);
+		assert_true(wait_until(&w->cap, has_turned, w));
+	}
+	world_end(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -659,6 +735,9 @@ int main(void)
 	        cmocka_unit_test(test_waits_for_a_slab),
 	        cmocka_unit_test(test_metrics),
 	        cmocka_unit_test(test_not_on_a_backup),
+	        cmocka_unit_test(test_place_is_taken),
+	        cmocka_unit_test(test_other_abi),
+	        cmocka_unit_test(test_heartbeat),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, procs_sweep);

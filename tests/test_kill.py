@@ -4,8 +4,10 @@
 import os
 import random
 import signal
+import time
 
 import mctest
+from faults import guards
 import scenario as sc
 from mctest import check
 
@@ -80,6 +82,19 @@ def test_kill_restore():
     one_role("backup", "restore")
 
 
+def kill_pid(host, role):
+    """The process that is to die."""
+    return host.worker_pids(role)[0][0]
+
+
+def adopt(host):
+    """A new supervisor has the guest within a second of its start."""
+    t = time.monotonic()
+    host.start_supervisor()
+    mctest.wait_for("guest adopted", lambda: host.mcctl("status", "vm", ok=False).returncode == 0, 5, every=0.02)
+    check(time.monotonic() - t < 1, f"adopted after {time.monotonic() - t:.2f} s")
+
+
 def test_kill_supervisors():
     """Protection goes on without them; successors adopt what runs."""
     with mctest.World() as w:
@@ -93,12 +108,18 @@ def test_kill_supervisors():
             host.supervisor.kill()
             host.supervisor.wait()
         sc.write_for(redis, 1)
-        for host in (w.a, w.b):
-            host.start_supervisor()
-            mctest.wait_for("guest adopted", lambda h=host: h.mcctl("status", "vm", ok=False).returncode == 0, 5)
+        adopt(w.a)
+        adopt(w.b)
         check(w.a.state() == "PROTECTED" and w.b.state() == "PROTECTED",
               f"states {w.a.state()} and {w.b.state()}")
         sc.epochs_go_on(w.a, 5)
+        # What dies with the supervisor is started by the next one.
+        for p in (w.a.supervisor.pid, *(kill_pid(w.a, r) for r in ("capture", "stage"))):
+            os.kill(p, signal.SIGKILL)
+        w.a.supervisor.wait()
+        adopt(w.a)
+        sc.epochs_go_on(w.a, 5)
+        sc.write_for(redis, 0.2)
         w.b.supervisor.kill()
         w.b.supervisor.wait()
         w.a.kill_everything()
@@ -133,19 +154,6 @@ def test_stopped_processes_pause_little():
                 stopped = None
         check(longest < 0.1, f"guest paused for {longest * 1000:.0f} ms")
         check(len(g.qmp.events) > 100, f"only {len(g.qmp.events)} events")
-
-
-def guards(host):
-    """Pids of the guards on a host."""
-    out = []
-    for p in host.pids():
-        try:
-            with open(f"/proc/{p}/comm", encoding="utf-8") as f:
-                if f.read().strip() == "mc-guard":
-                    out.append(p)
-        except OSError:
-            pass
-    return out
 
 
 def test_kill_guard():

@@ -76,6 +76,19 @@ def state_of(pid):
         return f.read().rsplit(")", 1)[1].split()[0]
 
 
+def guards(host):
+    """Pids of the guards on a host."""
+    out = []
+    for p in host.pids():
+        try:
+            with open(f"/proc/{p}/comm", encoding="utf-8") as f:
+                if f.read().strip() == "mc-guard":
+                    out.append(p)
+        except OSError:
+            pass
+    return out
+
+
 def deaths(host, name="vm"):
     """The obituaries so far."""
     lines = [json.loads(x) for x in host.mcctl("events", name, "--json").stdout.splitlines()]
