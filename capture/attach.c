@@ -12,6 +12,7 @@
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
+#include "../ipc/worker-bus.h"
 #include "capture.h"
 
 #define CONNECT_MS 2000
@@ -177,25 +178,49 @@ static int runstate(struct capture *c)
 	return 0;
 }
 
-/* The QEMU that is protected, and not another one on its socket. */
-static bool same_qemu(const struct capture *c)
+/*
+ * A successor: what its predecessor examined is still so, if it is the same QEMU.  Its devices may
+ * have changed meanwhile; the sections of the next device state tell (sections.c).
+ */
+static int take_over_guest(struct capture *c)
 {
 	const struct mc_control *ctl = c->a->control;
+	uint64_t n = atomic_load(&ctl->blocks);
 
-	return atomic_load(&ctl->qemu_pid) == (uint64_t)c->vm.pid &&
-	       atomic_load(&ctl->qemu_start) == c->vm.start_time;
+	c->vm = (struct vm_info){.pid = qmp_peer_pid(c->q)};
+	c->vm.start_time = mc_pid_start_time(c->vm.pid);
+	if (atomic_load(&ctl->qemu_pid) != (uint64_t)c->vm.pid ||
+	    atomic_load(&ctl->qemu_start) != c->vm.start_time)
+		return refuse(c, -ESTALE, "another QEMU answers on the guest's QMP socket");
+	if (!n || n > VM_BLOCKS_MAX || n > MC_BLOCKS_MAX)
+		return refuse(c, -EBADMSG, "the list of RAM blocks is damaged");
+	c->vm.nblocks = (unsigned)n;
+	for (unsigned i = 0; i < c->vm.nblocks; i++) {
+		const struct mc_block *m = &ctl->block[i];
+		struct vm_block *v = &c->vm.block[i];
+
+		snprintf(v->name, sizeof(v->name), "%.*s", (int)sizeof(m->name) - 1, m->name);
+		v->size = m->size;
+		v->hva = m->hva;
+		v->dev = m->dev;
+		v->ino = m->ino;
+		v->shared = true; /* checked by the predecessor */
+	}
+	c->vm.description = strndup(ctl->description, sizeof(ctl->description) - 1);
+	return c->vm.description ? 0 : -ENOMEM;
 }
 
 static int check_guest(struct capture *c)
 {
 	const struct mc_config *cfg = c->a->config;
 	char gated[MC_NICS_MAX * MC_NAME_MAX] = "", why[512];
-	int r = vm_inspect(c->q, &c->vm, why, sizeof(why));
+	int r;
 
+	if (atomic_load(&c->a->control->attached))
+		return take_over_guest(c);
+	r = vm_inspect(c->q, &c->vm, why, sizeof(why));
 	if (r < 0)
 		return refuse(c, r, why);
-	if (atomic_load(&c->a->control->attached) && !same_qemu(c))
-		return refuse(c, -ESTALE, "another QEMU answers on the guest's QMP socket");
 	for (uint32_t i = 0; i < cfg->nnics; i++) {
 		strncat(gated, i ? "," : "", sizeof(gated) - strlen(gated) - 1);
 		strncat(gated, cfg->nic[i].netdev, sizeof(gated) - strlen(gated) - 1);

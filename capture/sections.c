@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 #include "capture.h"
 
 #define SECTION_FULL   4
@@ -103,8 +106,16 @@ int sections_changed(struct capture *c, const uint8_t *state, size_t len, char *
 	if (!now)
 		return -EBADMSG;
 	if (!c->sections) {
+		uint64_t hash = XXH3_64bits(now, strlen(now)) | 1, first = 0;
+
 		c->sections = now;
-		return 0;
+		if (atomic_compare_exchange_strong(&c->a->control->sections, &first, hash) ||
+		    first == hash)
+			return 0;
+		snprintf(what, what_len,
+		         "something was added or removed while mc-capture "
+		         "was being replaced");
+		return 1;
 	}
 	if (strcmp(c->sections, now) == 0) {
 		free(now);

@@ -114,6 +114,7 @@ struct mc_control {
 	_Atomic uint64_t paused;      /* 1: capture has the guest stopped; guard reads it */
 	_Atomic uint64_t pause_began; /* ns */
 	_Atomic uint64_t guard_pid, guard_start; /* of capture's guard */
+	_Atomic uint64_t sections; /* hash of the first device state's list of sections; 0: none */
 	_Atomic uint64_t barrier_req; /* epoch whose barrier is to be set now; guest is stopped */
 	_Atomic uint64_t guest_end;   /* enum mc_reason once QEMU's end is classified; 0: lives */
 	_Atomic uint64_t
