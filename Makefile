@@ -5,10 +5,12 @@
 #   sudo make check   all tests
 #   make bench        measurements: build/bench.json; make bench B=ring_spsc: one of them
 #   make plots        pictures of them: docs/bench-*.svg
+#   sudo make soak KILLS=1000   every process killed again and again, at every fault point
 #   make fuzz         libFuzzer on every fuzz-*.c, FUZZ_SECONDS=60 each, FUZZ=NAME... for some
 #   make lint         clang-format, cppcheck, shellcheck
 #
-# B is the build directory, SAN=address,undefined builds with sanitizers into its own.
+# B is the build directory; SAN=address,undefined (sanitizers) and FAULTS=1 (fault points) build
+# into their own.
 
 SHELL := /bin/bash
 SAN ?=
@@ -157,13 +159,14 @@ plots:
 	scripts/install-deps bench
 	tests/bench/plots
 
-# KILLS=N random kills over all processes, then every fault point: hours. SOAK=... more options.
+# Every fault point (MATRIX= leaves them out), then KILLS random kills over all processes: an hour.
+# SOAK=... more options of tests/soak/run.
 KILLS ?= 1000
+MATRIX ?= tests/soak/matrix
 soak: guest
 	$(MAKE) all build/soak-killer
 	$(MAKE) FAULTS=1 all
-	tests/soak/run --kills $(KILLS) $(SOAK)
-	tests/soak/matrix
+	r=0; $(MATRIX) $(if $(MATRIX),|| r=1;) tests/soak/run --kills $(KILLS) $(SOAK) || r=1; exit $$r
 
 $(B)/soak-killer: tests/soak/killer.c $(B)/ipc.a
 	$(CC) $(ALLCF) -o $@ $^ -lpthread
