@@ -67,6 +67,7 @@
 #define MC_FAULT_POINTS_STAGE(X, R, S) \
 	X(STAGE_CLAIMED, "stage.claimed", R, S, RUN, 0) \
 	X(STAGE_SHADOW, "stage.shadow.half", R, S, RUN, 0) \
+	X(STAGE_SHADOW_FULL, "stage.shadow.written", R, S, RUN, 0) \
 	X(STAGE_ENCODED, "stage.encoded", R, S, RUN, 1) \
 	X(STAGE_PUSHED, "stage.pushed", R, S, RUN, 0) \
 	X(STAGE_MARKED, "stage.marked", R, S, RUN, 0) \

@@ -103,10 +103,14 @@ static int add_delta(struct encoder *e, const struct encode_job *job, const stru
 	has_base =
 	        has_base && atomic_load(&entry->tag) <= job->base && !(d->flags & MC_PAGE_NOBASE);
 	mc_shadow_begin_write(entry);
-	if (has_base)
+	if (has_base) {
 		len = (int)e->diff(stream_end(e), page, shadow, e->words);
-	else
-		memcpy(shadow, page, MC_PAGE_SIZE);
+	} else {
+		memcpy(shadow, page, MC_PAGE_SIZE / 2);
+		(void)mc_fault(MC_FAULT_STAGE_SHADOW);
+		memcpy(shadow + MC_PAGE_SIZE / 2, page + MC_PAGE_SIZE / 2, MC_PAGE_SIZE / 2);
+	}
+	(void)mc_fault(MC_FAULT_STAGE_SHADOW_FULL);
 	mc_shadow_close(job->shadow, entry, job->meta->epoch);
 	return len > (int)MC_DELTA_MAX ? -1 : len;
 }
