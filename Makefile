@@ -116,7 +116,7 @@ kernel: deps
 check: guest kernel
 	$(MAKE) all unit
 	$(MAKE) SAN=address,undefined unit
-	$(MAKE) FAULTS=1 all
+	$(MAKE) FAULTS=1 all build-faults/soak-arm
 	tests/run
 
 check-unit: deps
@@ -126,7 +126,7 @@ check-unit: deps
 
 check-integration: guest
 	$(MAKE) all
-	$(MAKE) FAULTS=1 all
+	$(MAKE) FAULTS=1 all build-faults/soak-arm
 	tests/run --integration
 
 check-kernel: kernel
@@ -165,11 +165,11 @@ KILLS ?= 1000
 MATRIX ?= tests/soak/matrix
 soak: guest
 	$(MAKE) all build/soak-killer
-	$(MAKE) FAULTS=1 all
+	$(MAKE) FAULTS=1 all build-faults/soak-arm
 	r=0; $(MATRIX) $(if $(MATRIX),|| r=1;) tests/soak/run --kills $(KILLS) $(SOAK) || r=1; exit $$r
 
-$(B)/soak-killer: tests/soak/killer.c $(B)/ipc.a
-	$(CC) $(ALLCF) -o $@ $^ -lpthread
+$(B)/soak-%: tests/soak/%.c $(B)/ipc.a
+	$(CC) $(ALLCF) -o $@ $^ $(LIBS)
 
 fuzz:
 	scripts/install-deps fuzz

@@ -22,6 +22,7 @@
 #include "config.h"
 #include "control.h"
 #include "copyset.h"
+#include "fault.h"
 #include "journal.h"
 #include "metrics.h"
 #include "pool.h"
@@ -30,7 +31,11 @@
 #include "shadow.h"
 
 #define MC_ARENA_MAGIC    0x616e657261636d31ULL
-#define MC_ABI_VERSION    2
+#ifdef MC_FAULTS
+#define MC_ABI_VERSION 1000002
+#else
+#define MC_ABI_VERSION 2
+#endif
 #define MC_SLAB_DEFAULT   (5ULL << 20)
 #define MC_BITMAPS        10 /* one per epoch in flight (8) + carry + nobase */
 #define MC_VECTOR_REGIONS 4096
@@ -54,6 +59,9 @@ struct mc_proc {
 	_Atomic uint64_t busy_until; /* ns: it said that it won't turn before (mc_worker_busy()) */
 	char last_words[120];        /* last error it logged; NUL terminated */
 	char build[32];
+#ifdef MC_FAULTS
+	struct mc_fault_slot fault; /* test builds have an ABI of their own */
+#endif
 };
 
 struct mc_arena_header {

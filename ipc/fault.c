@@ -4,7 +4,6 @@
 #ifdef MC_FAULTS
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +11,6 @@
 #include <unistd.h>
 
 #include "journal.h"
-#include "util.h"
 
 enum action {
 	CRASH,
@@ -43,7 +41,7 @@ static struct {
 	unsigned long nth;
 	enum mc_role role;
 	enum mc_side side;
-	char file[512];
+	struct mc_fault_slot *slot;
 	char then[128]; /* armed after an error */
 } armed;
 
@@ -75,41 +73,33 @@ static bool arm(const char *spec)
 	return false;
 }
 
-void mc_fault_setup(enum mc_role role, enum mc_side side, bool first, const char *dir)
+void mc_fault_setup(enum mc_role role, enum mc_side side, bool first, struct mc_fault_slot *slot)
 {
 	const char *spec = getenv("MC_FAULT");
 
 	armed.role = mc_role_is_stage(role) ? MC_ROLE_STAGE0 : role;
 	armed.side = side;
-	if (dir && *dir)
-		snprintf(armed.file, sizeof(armed.file), "%s/fault.%s", dir, mc_role_name(role));
+	armed.slot = slot;
 	if (first && spec)
 		(void)arm(spec);
 }
 
-/* Takes a file that arms a point; of several processes one succeeds. */
-static void look_for_file(void)
+static void look_into_slot(void)
 {
-	char text[128], mine[600];
-	int mc_autoclose fd = -1;
-	ssize_t n;
+	char text[sizeof(armed.slot->text)];
 
-	if (!armed.file[0] || access(armed.file, F_OK) < 0)
+	if (!armed.slot || !atomic_load_explicit(&armed.slot->set, memory_order_acquire))
 		return;
-	snprintf(mine, sizeof(mine), "%s.%d", armed.file, (int)getpid());
-	if (rename(armed.file, mine) < 0)
-		return;
-	fd = open(mine, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	(void)unlink(mine);
-	text[n > 0 ? n : 0] = '\0';
+	memcpy(text, armed.slot->text, sizeof(text));
+	text[sizeof(text) - 1] = '\0';
 	(void)arm(text);
+	atomic_store_explicit(&armed.slot->set, 0, memory_order_release);
 }
 
 int mc_fault(enum mc_fault_point p)
 {
 	if (armed.point == MC_FAULT_NONE)
-		look_for_file();
+		look_into_slot();
 	if (armed.point != p || p == MC_FAULT_NONE || --armed.nth)
 		return 0;
 	armed.point = MC_FAULT_NONE;

@@ -9,27 +9,35 @@
  * armed once that was an error.
  *
  * Armed by MC_FAULT in the supervisor's environment: the first incarnation of the process
- * named has it, its successors run without.  Or, while a protection runs, by a file
- * RUNTIME-DIR/fault.PROCESS (fault.capture, fault.stage, ...) with the same text, made by
- * rename(2): the next process of that kind that passes any point takes it away and has it.
+ * named has it, its successors run without.  Or, while a protection runs, through the
+ * process' place in the arena (struct mc_fault_slot, tests/soak/arm.c): the process takes it
+ * when it next passes any point.
  *
  * Every process lists its points with --fault-points.
  */
 #ifndef MC_IPC_FAULT_H
 #define MC_IPC_FAULT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "fault-points.h"
 #include "role.h"
 
 #ifdef MC_FAULTS
 
+/* In a process' place in the arena. */
+struct mc_fault_slot {
+	_Atomic uint32_t set; /* 1: text is to be taken; whoever takes it stores 0 */
+	char text[124];
+};
+
 /*
  * Who we are; before that no point is armed.  @first: no predecessor has run for this guest, the
- * environment counts.  @dir: the runtime directory, "" or NULL: no files.
+ * environment counts.  @slot: where we are armed later; NULL: nowhere.
  */
-void mc_fault_setup(enum mc_role role, enum mc_side side, bool first, const char *dir);
+void mc_fault_setup(enum mc_role role, enum mc_side side, bool first, struct mc_fault_slot *slot);
 
 /* Passes a point. 0, or -EIO when it is armed with "error". */
 int mc_fault(enum mc_fault_point p);
@@ -41,11 +49,6 @@ void mc_fault_journal(enum mc_role role, enum mc_side side, int to, bool done);
 void mc_fault_list(enum mc_role role);
 
 #else
-
-static inline void mc_fault_setup(enum mc_role role, enum mc_side side, bool first, const char *dir)
-{
-	(void)role, (void)side, (void)first, (void)dir;
-}
 
 static inline int mc_fault(enum mc_fault_point p)
 {

@@ -138,15 +138,19 @@ static int attach(struct mc_worker *w, const struct args *a)
 static void sign_in(struct mc_worker *w)
 {
 	struct mc_proc *p = &w->arena.proc[w->role];
-	bool first;
+	uint64_t before;
 
 	atomic_store(&p->pid, (uint64_t)getpid());
 	w->start_time = mc_pid_start_time((int)getpid());
 	atomic_store(&p->start_time, w->start_time);
-	first = atomic_fetch_add(&p->starts, 1) == 0;
+	before = atomic_fetch_add(&p->starts, 1);
 	atomic_store(&p->busy_until, 0);
 	atomic_store(&p->heartbeat, mc_now_ns());
-	mc_fault_setup(w->role, w->arena.journal.side, first, w->arena.config->rundir);
+#ifdef MC_FAULTS
+	mc_fault_setup(w->role, w->arena.journal.side, !before, &p->fault);
+#else
+	(void)before;
+#endif
 	snprintf(p->build, sizeof(p->build), "%s", mc_build_id());
 	p->last_words[0] = '\0';
 	mc_log_set_words(p->last_words, sizeof(p->last_words));

@@ -130,7 +130,9 @@ static int start(struct manager *m)
 	if (r < 0)
 		return mc_log_errno(r, "event loop");
 	(void)sd_event_set_watchdog(m->event, true);
-	mc_fault_setup(MC_ROLE_SUPERVISOR, MC_SIDE_PRIMARY, true, m->runtime_dir);
+#ifdef MC_FAULTS
+	mc_fault_setup(MC_ROLE_SUPERVISOR, MC_SIDE_PRIMARY, true, NULL);
+#endif
 	r = hung_start(m);
 	if (r == 0)
 		r = control_start(m);

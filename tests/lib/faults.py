@@ -5,6 +5,7 @@ Needs the programs of `make FAULTS=1`.  A Bench is a protected guest under redis
 and counter load; each method takes one point through and checks what must hold.
 """
 
+import glob
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ BUILD = os.environ.get("MC_FAULTS_BUILD", os.path.join(mctest.TOP, "build-faults
 LOAD = "mc.redis=1 mc.memcheck=64:100 mc.counter=2000"
 # A machine that stands still for a moment must not look like a dead peer.
 PATIENT = ("--failure-timeout", "2000", "--restart-grace", "500")
+PLACES = {"capture": 2, "transport": 3, "netgate": 4, "restore": 5, "stage": 8}  # enum mc_role
 PROGRAMS = ("capture", "stage", "transport", "netgate", "restore", "supervisor")
 
 
@@ -28,7 +30,8 @@ class Point:
     def __init__(self, role, line):
         f = line.split()
         self.role, self.name, self.side, self.when = role, f[0], f[1], f[2]
-        self.actions = ["crash", "stall"] + f[3:]
+        # A supervisor that hangs is the service manager's to find.
+        self.actions = ["crash"] + (["stall"] if role != "supervisor" else []) + f[3:]
 
     def __repr__(self):
         return self.name
@@ -61,13 +64,27 @@ class programs:
         mctest.BUILD = self.saved
 
 
+def arena(host, name="vm"):
+    """The guest's arena, seen from here."""
+    found = glob.glob(f"/proc/{host.holder.pid}/root/dev/shm/microcheckpoint-*-{name}")
+    check(found, f"no arena on {host.name}")
+    return found[0]
+
+
 def arm(host, role, spec):
-    """Puts a specification where the next process of the role takes it."""
-    path = f"{host.run_dir}/fault.{role}"
-    with open(path + ".new", "w", encoding="ascii") as f:
-        f.write(spec)
-    os.rename(path + ".new", path)
-    return path
+    """Arms a point of a process that runs; it has it when this returns."""
+    r = subprocess.run([f"{BUILD}/soak-arm", arena(host), str(PLACES[role]), spec], check=False)
+    check(r.returncode == 0, f"mc-{role} on {host.name} didn't take {spec}")
+
+
+def arm_start(host, spec):
+    """A new supervisor gives its point to itself, or to the first processes that it starts."""
+    host.supervisor.kill()
+    host.supervisor.wait()
+    try:
+        host.start_supervisor(env={"MC_FAULT": spec})
+    except mctest.Failure:
+        check(host.supervisor.poll() is not None, "the supervisor doesn't answer")
 
 
 def state_of(pid):
@@ -155,13 +172,9 @@ class Bench:
         """Arms, waits until it was passed and, but for an error, until a successor runs."""
         pids = {p for p, _ in host.worker_pids(role)}
         before = len(deaths(host))
-        path = arm(host, role, spec)
+        arm(host, role, spec)
         if trigger:
             trigger()
-        load = time.monotonic() + 5
-        while os.path.exists(path):
-            self.redis.write()
-            check(time.monotonic() < load, f"no mc-{role} took {spec}")
         if action == "error":
             sc.write_for(self.redis, 0.1)
             return
@@ -190,12 +203,10 @@ class Bench:
             elif point.when == "nack" and point.role == "transport":
                 arm(self.b, "restore", "restore.decoded::error")
             elif point.side == "backup" and point.when == "link":
-                sc.write_for(self.redis, 0.1)  # its PING takes the file away
                 os.kill(self.a.worker_pids("transport")[0][0], signal.SIGKILL)
             elif point.when == "large":
                 self.a.mcctl("set", "vm", "interval=1500")
             elif point.when == "break":
-                sc.write_for(self.redis, 0.1)
                 arm(self.a, "transport", "transport.slab.sent")
         if point.role == "supervisor":
             self.take_supervisor(point, spec, trigger)
@@ -208,8 +219,9 @@ class Bench:
     def take_supervisor(self, point, spec, trigger):
         """The supervisor dies at a point of its own and is started again."""
         host = self.host(point)
-        arm(host, "supervisor", spec)
-        trigger()
+        arm_start(host, spec)
+        if host.supervisor.poll() is None:
+            trigger()
         stalled = spec.endswith(":stall")
         t = time.monotonic()
         while host.supervisor.poll() is None:
@@ -226,13 +238,12 @@ class Bench:
         before = point.when in ("start", "sync")
 
         def early():
-            arm(host, point.role, spec)
+            arm_start(host, spec)
         if before and point.role == "supervisor":
             self.start_twice(host, early)
         else:
             self.begin(early if before else None)
         if before:
-            check(not os.path.exists(f"{host.run_dir}/fault.{point.role}"), f"{spec} wasn't taken")
             check(deaths(host) or point.role == "supervisor", f"{spec} wasn't passed")
             self.all_well(spec)
             self.fail_over()

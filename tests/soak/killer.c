@@ -30,8 +30,9 @@ static uint64_t begun(const struct mc_arena *a)
 
 static uint64_t committed(const struct mc_arena *a)
 {
-	return a->params.side == MC_SIDE_PRIMARY ? atomic_load(&a->journal.shm->last_committed)
-	                                         : mc_commit_epoch(atomic_load(&a->control->commit));
+	return a->params.side == MC_SIDE_PRIMARY
+	               ? atomic_load(&a->journal.shm->last_committed)
+	               : mc_commit_epoch(atomic_load(&a->control->commit));
 }
 
 /* Spins: the states that matter last microseconds. */
