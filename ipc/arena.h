@@ -30,7 +30,7 @@
 #include "role.h"
 #include "shadow.h"
 
-#define MC_ARENA_MAGIC    0x616e657261636d31ULL
+#define MC_ARENA_MAGIC 0x616e657261636d31ULL
 #ifdef MC_FAULTS
 #define MC_ABI_VERSION 1000002
 #else

@@ -227,7 +227,8 @@ void death_fill_places(struct guest *g)
 	for (int i = MC_ROLE_CAPTURE; i < MC_ROLE_MAX; i++) {
 		struct child *c = &g->child[i];
 
-		if (c->pid || place_is_taken(c) || !is_needed(g, c->role))
+		if (c->pid || c->given_up || c->again || g->dying || place_is_taken(c) ||
+		    !is_needed(g, c->role))
 			continue;
 		event_write(g, "process-missing", 0, "no mc-%s %u runs; it is started",
 		            mc_role_name(c->role), mc_role_index(c->role));

@@ -17,13 +17,14 @@
 #include "../ipc/util.h"
 #include "supervisor.h"
 
-#define PERIOD_MS 50
-#define LIMIT_MS  1500 /* above the time limits of QMP answers in a pause */
-#define GATE_MS   200  /* epochs fail without barriers */
-#define START_MS  10000
-#define LATE_NS   (4 * PERIOD_MS * MC_NS_PER_MS)
+#define PERIOD_MS  50
+#define LIMIT_MS   1500 /* above the time limits of QMP answers in a pause */
+#define GATE_MS    200  /* epochs fail without barriers */
+#define START_MS   10000
+#define FILL_TICKS 20
+#define LATE_NS    (4 * PERIOD_MS * MC_NS_PER_MS)
 
-/* Its state in /proc: 'R' may only be waiting for a CPU; '?' unknown. */
+/* Its state in /proc; '?' unknown. */
 static char run_state(pid_t pid)
 {
 	char path[40], buf[512], *p;
@@ -54,8 +55,13 @@ static uint64_t limit_of(const struct child *c)
 	/* Its successor has to be there before the peer takes the silence for a death. */
 	if (c->role == MC_ROLE_TRANSPORT && atomic_load(&a->control->link) == MC_LINK_UP)
 		ms = atomic_load(&a->config->failure_timeout_ms) * 2 / 5;
-	if (ms < LIMIT_MS && run_state(c->pid) == 'R')
-		ms = LIMIT_MS;
+	if (ms < LIMIT_MS) {
+		char run = run_state(c->pid);
+
+		/* It waits for a CPU, or the kernel works for it. */
+		if (run == 'R' || run == 'D')
+			ms = LIMIT_MS;
+	}
 	return ms * MC_NS_PER_MS;
 }
 
@@ -97,13 +103,18 @@ static int on_period(sd_event_source *s, uint64_t usec, void *userdata)
 	struct manager *m = userdata;
 	uint64_t now = mc_now_ns();
 	bool late = now - m->hung_at > LATE_NS;
+	/* What died before anybody watched it: looked for about once a second. */
+	bool fill = !(++m->hung_ticks % FILL_TICKS);
 
 	(void)usec;
 	m->hung_at = now;
-	for (struct guest *g = m->guests; g; g = g->next)
+	for (struct guest *g = m->guests; g; g = g->next) {
+		if (fill)
+			death_fill_places(g);
 		for (int i = MC_ROLE_CAPTURE; i < MC_ROLE_MAX; i++)
 			if (g->child[i].pid && g->child[i].pidfd >= 0)
 				look_at(&g->child[i], now, late);
+	}
 	(void)sd_event_source_set_time_relative(s, PERIOD_MS * 1000);
 	return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
 }

@@ -85,6 +85,7 @@ struct manager {
 	int control_fd, listen_fd;
 	sd_event_source *control_source, *listen_source, *hung_timer;
 	uint64_t hung_at; /* ns of hung.c's last look */
+	unsigned hung_ticks;
 	struct guest *guests;
 	unsigned nguests;
 	unsigned njobs; /* inspections that run */
