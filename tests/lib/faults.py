@@ -186,11 +186,11 @@ class Bench:
                         lambda: any(p not in pids for p, _ in host.worker_pids(role)), 5)
 
     # What brings a process to a point that not every epoch passes: (arms before, does after).
-    BEFORE = {"abort": "capture.scan.done::error,", "transport.connected": "transport.ack.received::error,",
-              "transport.hello.received": "transport.ack.received::error,",
-              "transport.hello.accepted": "transport.ack.received::error,",
-              "restore.journal.aborted": "restore.decoded::error,",
-              "restore.journal.aborted.done": "restore.decoded::error,"}
+    BEFORE = {"abort": "capture.scan.done:error,", "transport.connected": "transport.ack.received:error,",
+              "transport.hello.received": "transport.ack.received:error,",
+              "transport.hello.accepted": "transport.ack.received:error,",
+              "restore.journal.aborted": "restore.decoded:error,",
+              "restore.journal.aborted.done": "restore.decoded:error,"}
 
     def take(self, point, action):
         """A point that a running protection passes, whatever that takes."""
@@ -201,13 +201,14 @@ class Bench:
             if point.role == "supervisor":
                 os.kill(host.worker_pids("stage")[0][0], signal.SIGKILL)
             elif point.when == "nack" and point.role == "transport":
-                arm(self.b, "restore", "restore.decoded::error")
+                arm(self.b, "restore", "restore.decoded:error")
             elif point.side == "backup" and point.when == "link":
                 os.kill(self.a.worker_pids("transport")[0][0], signal.SIGKILL)
             elif point.when == "large":
                 self.a.mcctl("set", "vm", "interval=1500")
             elif point.when == "break":
                 arm(self.a, "transport", "transport.slab.sent")
+        refused = self.refused()
         if point.role == "supervisor":
             self.take_supervisor(point, spec, trigger)
         else:
@@ -215,11 +216,19 @@ class Bench:
         if point.when == "large":
             self.a.mcctl("set", "vm", "interval=25")
         self.all_well(f"{point.name}:{action}")
+        check(point.when == "nack" or action == "error" or self.refused() == refused,
+              f"{point.name}:{action}: an epoch was refused")
+
+    def refused(self):
+        """Epochs that the backup refused so far: a death costs none."""
+        return self.a.supervisor_log().count("the backup refused epoch")
 
     def take_supervisor(self, point, spec, trigger):
         """The supervisor dies at a point of its own and is started again."""
         host = self.host(point)
         arm_start(host, spec)
+        mctest.wait_for("the guest's adoption", lambda: host.supervisor.poll() is not None or
+                        host.mcctl("status", "vm", ok=False).returncode == 0, 5)
         if host.supervisor.poll() is None:
             trigger()
         stalled = spec.endswith(":stall")
