@@ -2,6 +2,7 @@
 /* What becomes of the pages of epochs that didn't make it, and what the next one builds on. */
 #include <errno.h>
 
+#include "../ipc/fault.h"
 #include "capture.h"
 
 static bool is_over(enum mc_epoch_state s)
@@ -31,6 +32,7 @@ void carry_merge(struct capture *c)
 
 		if (n && s == MC_EPOCH_ABORTED) {
 			bitmap_or(c->a->bitmap[CARRY], c->a->bitmap[i], words);
+			(void)mc_fault(MC_FAULT_CAPTURE_MERGED);
 			bitmap_or(c->a->bitmap[NOBASE], c->a->bitmap[i], words);
 		} else if (n && !is_over(s)) {
 			continue;

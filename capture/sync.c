@@ -127,8 +127,7 @@ int sync_begin_again(struct capture *c)
 	atomic_store(&ctl->armed_epoch, 0);
 	bitmap_clear(c->a->bitmap[CARRY], c->a->bitmap_words);
 	bitmap_clear(c->a->bitmap[NOBASE], c->a->bitmap_words);
-	c->merged = atomic_load(&j->shm->last_begun);
-	c->base = 0;
+	memset(c->owner, 0, sizeof(c->owner));
 	c->rounds = 0;
 	c->cursor = c->last_round = 0;
 	c->round_open = false;
