@@ -179,8 +179,11 @@ static void test_busy_way(void **state)
 	mc_shadow_close(&two, f, 4);
 }
 
-/* One epoch's pages of a worker; every base must hold what the epoch before it stored. */
-static void encode_epoch(struct mc_shadow *s, uint64_t epoch, unsigned worker)
+/*
+ * One epoch's pages of a worker; every base must hold what the epoch before it stored.  It dies
+ * with page @last half written.
+ */
+static void encode_epoch(struct mc_shadow *s, uint64_t epoch, unsigned worker, uint64_t last)
 {
 	for (uint64_t k = worker; k < PAGES; k += 2) {
 		struct mc_shadow_entry *e;
@@ -192,12 +195,16 @@ static void encode_epoch(struct mc_shadow *s, uint64_t epoch, unsigned worker)
 		if (base && !holds(p, k, epoch - 1))
 			_exit(1);
 		mc_shadow_begin_write(e);
+		if (k >= last) {
+			memset(p, 0xee, MC_PAGE_SIZE / 2);
+			kill(getpid(), SIGKILL);
+		}
 		fill(p, k, epoch);
 		mc_shadow_close(s, e, epoch);
 	}
 }
 
-static pid_t start_worker(unsigned worker, uint64_t epoch, bool successor)
+static pid_t start_worker(unsigned worker, uint64_t epoch, bool successor, uint64_t last)
 {
 	pid_t pid = fork();
 
@@ -207,7 +214,7 @@ static pid_t start_worker(unsigned worker, uint64_t epoch, bool successor)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (successor)
 			mc_shadow_unlock(&s);
-		encode_epoch(&s, epoch, worker);
+		encode_epoch(&s, epoch, worker, last);
 		_exit(0);
 	}
 	return pid;
@@ -226,13 +233,8 @@ static void test_killed_workers(void **state)
 
 		for (;;) {
 			for (unsigned i = 0; i < 2; i++)
-				pid[i] = start_worker(i, epoch, again[i]);
-			if (rand_r(&seed) % 2) {
-				struct timespec t = {.tv_nsec = rand_r(&seed) % 400000};
-
-				nanosleep(&t, NULL);
-				kill(pid[rand_r(&seed) % 2], SIGKILL);
-			}
+				pid[i] = start_worker(i, epoch, again[i],
+				                      rand_r(&seed) % (4 * PAGES));
 			for (unsigned i = 0; i < 2; i++) {
 				assert_int_equal(waitpid(pid[i], &status, 0), pid[i]);
 				again[i] = WIFSIGNALED(status);
