@@ -18,25 +18,84 @@
 #define RAM_AT    ((void *)0x7e0000000000)
 #define RAM_SIZE  (16U << 20)
 
-/* The monitor that the input plays: one answer, and the events before it, for each command. */
+/*
+ * The monitor that the input plays.  A line of the input is an answer, or an event before one; one
+ * that begins with the hash of a command in eight hexadecimal digits answers that command whenever
+ * it comes, others come in their order.
+ */
 static struct {
 	struct fuzz_input in;
+	const char *all; /* NUL at the end */
+	bool own_first;  /* the input answers the first command, too */
 	int fd;
 } peer;
 
-static void answer(void)
+static uint32_t hash(const char *text, size_t len)
+{
+	uint32_t h = 2166136261;
+
+	for (size_t i = 0; i < len; i++)
+		h = (h ^ (uint8_t)text[i]) * 16777619;
+	return h;
+}
+
+/* Bytes of the hash that a line begins with. */
+static size_t key_of(const char *line, size_t n)
+{
+	return n > 9 && line[8] == ' ' && strspn(line, "0123456789abcdef") == 8 ? 9 : 0;
+}
+
+static size_t tell(const char *line, size_t n)
+{
+	if (send(peer.fd, line, n, MSG_NOSIGNAL) != (ssize_t)n)
+		peer.in.left = 0;
+	return n;
+}
+
+/* True when a line answers this very command. */
+static bool answer_known(const char *command, size_t len)
+{
+	char key[16];
+	const char *line, *end;
+
+	snprintf(key, sizeof(key), "\n%08x ", hash(command, len));
+	line = strstr(peer.all, key);
+	if (!line)
+		return false;
+	line += strlen(key);
+	end = strchr(line, '\n');
+	tell(line, end ? (size_t)(end - line) + 1 : strlen(line));
+	return true;
+}
+
+/* The first command has an id of the moment, which its answer must repeat. */
+static bool answer_first(const char *command, size_t len)
+{
+	const char *id = memmem(command, len, "\"id\"", 4);
+	char line[128];
+	int n;
+
+	if (!memmem(command, len, "qmp_capabilities", 16) || !id || peer.own_first)
+		return false;
+	n = snprintf(line, sizeof(line), "{\"return\": {}, %.*s\n",
+	             (int)(len - (size_t)(id - command)), id);
+	tell(line, mc_min_u64((uint64_t)n, sizeof(line) - 1));
+	return true;
+}
+
+static void answer_next(void)
 {
 	bool event = true;
 
 	while (event && peer.in.left) {
 		const uint8_t *nl = memchr(peer.in.p, '\n', peer.in.left);
 		size_t n = nl ? (size_t)(nl - peer.in.p) + 1 : peer.in.left;
+		size_t key = key_of((const char *)peer.in.p, n);
 
 		event = memmem(peer.in.p, n, "\"event\"", 7);
-		if (send(peer.fd, peer.in.p, n, MSG_NOSIGNAL) != (ssize_t)n)
-			peer.in.left = n;
+		tell((const char *)peer.in.p + key, n - key);
 		peer.in.p += n;
-		peer.in.left -= n;
+		peer.in.left -= n < peer.in.left ? n : peer.in.left;
 	}
 	if (!peer.in.left)
 		shutdown(peer.fd, SHUT_WR);
@@ -48,7 +107,7 @@ int __wrap_qmp_io_connect(const char *path, int *fd, pid_t *pid)
 {
 	*fd = atoi(path);
 	*pid = getpid();
-	answer();
+	answer_next();
 	return 0;
 }
 
@@ -59,9 +118,13 @@ int __wrap_qmp_io_send(int fd, const char *text, size_t len, int pass, uint64_t 
 {
 	(void)fd, (void)pass, (void)deadline_ns;
 	*partly = false;
-	for (size_t i = 0; i < len; i++)
-		if (text[i] == '\n')
-			answer();
+	for (const char *nl; (nl = memchr(text, '\n', len)); text = nl + 1) {
+		size_t n = (size_t)(nl - text);
+
+		if (!answer_first(text, n) && !answer_known(text, n))
+			answer_next();
+		len -= n + 1;
+	}
 	return 0;
 }
 
@@ -117,21 +180,27 @@ static void raw(struct qmp *q)
 	(void)qmp_dispatch(q);
 }
 
-static void scan_lines(const uint8_t *p, size_t len)
+static void scan_line(const char *p, size_t n)
+{
+	enum qmp_kind kind;
+	struct qmp_span v, in;
+	char text[64];
+
+	if (qmp_scan(p, n, &kind, &v) < 0)
+		return;
+	FUZZ_CHECK(v.p >= p && v.p + v.len <= p + n);
+	if (qmp_scan_find(&v, "desc", &in) == 0)
+		qmp_scan_text(&in, text, sizeof(text));
+	qmp_scan_text(&v, text, sizeof(text));
+}
+
+static void scan_lines(const char *p, size_t len)
 {
 	while (len) {
-		const uint8_t *nl = memchr(p, '\n', len);
-		size_t n = nl ? (size_t)(nl - p) : len;
-		enum qmp_kind kind;
-		struct qmp_span v, in;
-		char text[64];
+		const char *nl = memchr(p, '\n', len);
+		size_t n = nl ? (size_t)(nl - p) : len, key = key_of(p, n);
 
-		if (qmp_scan((const char *)p, n, &kind, &v) == 0) {
-			FUZZ_CHECK(v.p >= (const char *)p && v.p + v.len <= (const char *)p + n);
-			if (qmp_scan_find(&v, "desc", &in) == 0)
-				qmp_scan_text(&in, text, sizeof(text));
-			qmp_scan_text(&v, text, sizeof(text));
-		}
+		scan_line(p + key, n - key);
 		p += n + !!nl;
 		len -= n + !!nl;
 	}
@@ -144,7 +213,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static bool mapped;
 	int sp[2], big = 1 << 20;
 	struct qmp *q = NULL;
-	char number[16];
+	char number[16], *text;
 	unsigned events = 0;
 
 	if (in.left > INPUT_MAX)
@@ -152,12 +221,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!mapped)
 		map_ram();
 	mapped = true;
-	scan_lines(in.p, in.left);
+	text = malloc(in.left + 1);
+	if (!text)
+		abort();
+	memcpy(text, in.p, in.left);
+	text[in.left] = '\0';
+	scan_lines(text, in.left);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sp) < 0)
 		abort();
 	(void)setsockopt(sp[1], SOL_SOCKET, SO_SNDBUF, &big, sizeof(big));
 	peer.in = in;
 	peer.fd = sp[1];
+	peer.all = text;
+	peer.own_first = mode & 2;
 	snprintf(number, sizeof(number), "%d", sp[0]);
 	if (qmp_connect(&q, number, 1000) == 0) {
 		qmp_on_event(q, on_event, &events);
@@ -167,5 +243,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		qmp_free(q);
 	}
 	close(sp[1]);
+	free(text);
 	return 0;
 }
