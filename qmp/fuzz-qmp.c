@@ -63,8 +63,8 @@ static bool answer_known(const char *command, size_t len)
 	if (!line)
 		return false;
 	line += strlen(key);
-	end = strchr(line, '\n');
-	tell(line, end ? (size_t)(end - line) + 1 : strlen(line));
+	end = strchrnul(line, '\n');
+	tell(line, (size_t)(end - line) + (*end == '\n'));
 	return true;
 }
 
@@ -118,12 +118,12 @@ int __wrap_qmp_io_send(int fd, const char *text, size_t len, int pass, uint64_t 
 {
 	(void)fd, (void)pass, (void)deadline_ns;
 	*partly = false;
-	for (const char *nl; (nl = memchr(text, '\n', len)); text = nl + 1) {
-		size_t n = (size_t)(nl - text);
+	for (size_t at = 0, n; at < len; at += n + 1) {
+		const char *nl = memchr(text + at, '\n', len - at);
 
-		if (!answer_first(text, n) && !answer_known(text, n))
+		n = nl ? (size_t)(nl - text) - at : len - at;
+		if (nl && !answer_first(text + at, n) && !answer_known(text + at, n))
 			answer_next();
-		len -= n + 1;
 	}
 	return 0;
 }
