@@ -82,8 +82,9 @@ $(B)/mcctl: $(patsubst %.c,$(B)/%.o,$(wildcard supervisor/mcctl*.c)) $(B)/superv
 $(foreach p,$(PROCS),$(if $(call tests,$p),$(eval $(call tests,$p): | $(B)/mc-$p)))
 dirof = $(word 1,$(subst /, ,$(patsubst $(B)/%,%,$1)))
 $(UNIT): $(B)/%: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
-	$(CC) $(ALLLD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a -lcmocka $($(call dirof,$@)_LIBS) $(LIBS)
+	$(CC) $(ALLLD) $($(@F)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a -lcmocka $($(call dirof,$@)_LIBS) $(LIBS)
 
+test-rdma_LD := $(foreach f,$(shell sed -n 's/^WRAP.[^,]*, \([a-z_]*\),.*/\1/p' transport/test-rdma-fake.h),-Wl,--wrap=verbs_$f)
 fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send
 $(REPLAY): $(B)/%: $(B)/%.o $(B)/ipc/fuzz-main.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
 	$(CC) $(ALLLD) $($(@F)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a $(LIBS) \

@@ -17,6 +17,7 @@
  *   begin SLABS BYTES       primary: sends one and doesn't wait
  *   committed N             waits until epoch N is committed
  *   shrink                  the pool gives back what isn't in use
+ *   stopped                 waits for state STOPPED
  *   hold, go                backup: restore stops taking slabs, goes on
  *   take                    backup: restore takes over
  *   kill                    kill -9 of mc-transport, which is started again
@@ -31,7 +32,7 @@ static unsigned long unit = 1UL << 20, slabs = 64;
 #define SLABS slabs
 #include "../../transport/test-link.h"
 
-#include <sys/pidfd.h>
+#include <sys/resource.h>
 
 #include "../../ipc/log.h"
 
@@ -47,11 +48,9 @@ struct end {
 	/* primary */
 	uint64_t last, released; /* epochs begun, released */
 	uint64_t sync;
-	uint64_t bytes;
 	/* backup */
 	uint32_t have; /* slabs of the epoch that is being collected */
 	uint64_t sync_checked, bad;
-	pid_t dead;
 };
 
 static void answer(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -220,6 +219,23 @@ static bool restore_step(struct end *e)
 	return true;
 }
 
+/* A first copy that broke off: restore clears up and waits for another primary. */
+static void begin_anew(struct end *e)
+{
+	struct mc_control *c = e->w->res.control;
+
+	if (e->hold || state_now(e->w) != MC_STATE_SYNCING || atomic_load(&c->link) != MC_LINK_DOWN)
+		return;
+	drop(e, UINT32_MAX);
+	e->have = 0;
+	e->sync_checked = 0;
+	atomic_store(&c->sync_applied, 0);
+	atomic_store(&c->sync_received, 0);
+	(void)mc_state_move(c, MC_SIDE_BACKUP, MC_ROLE_RESTORE, MC_STATE_SYNCING, MC_STATE_WAITING,
+	                    MC_REASON_PEER_LOST);
+	mc_arena_ring(&e->w->res, MC_ROLE_TRANSPORT);
+}
+
 /* --- primary: capture, stage, netgate -------------------------------------------------- */
 
 static void release(struct end *e)
@@ -251,7 +267,6 @@ static mc_handle new_slab(struct end *e, uint64_t epoch, uint32_t seq, uint64_t 
 	                           .used = bytes,
 	                           .raw = bytes};
 	(void)content(e, mc_pool_data(&a->slabs, h), bytes, epoch, seq, false);
-	e->bytes += bytes;
 	return h;
 }
 
@@ -376,11 +391,13 @@ static void turn(struct end *e, int ms)
 	int status;
 
 	mc_bell_sleep(bell);
-	if (e->w->side == MC_SIDE_BACKUP)
+	if (e->w->side == MC_SIDE_BACKUP) {
 		while (restore_step(e))
 			ms = 0;
-	else
+		begin_anew(e);
+	} else {
 		release(e);
+	}
 	(void)poll(p, MC_ARRAY_SIZE(p), ms);
 	mc_bell_awake(bell, p[0].fd);
 	if (p[1].revents)
@@ -546,6 +563,14 @@ static void loop(struct end *e)
 
 /* --- start ----------------------------------------------------------------------------- */
 
+static bool drop_privileges(unsigned long memlock)
+{
+	struct rlimit l = {.rlim_cur = memlock, .rlim_max = memlock};
+
+	return setrlimit(RLIMIT_MEMLOCK, &l) == 0 && setresgid(65534, 65534, 65534) == 0 &&
+	       setresuid(65534, 65534, 65534) == 0;
+}
+
 static bool take_option(struct end *e, const char *o)
 {
 	const char *v = strchr(o, '=');
@@ -558,6 +583,8 @@ static bool take_option(struct end *e, const char *o)
 		slabs = strtoul(v + 1, NULL, 10);
 	else if (strncmp(o, "timeout=", 8) == 0)
 		e->timeout = strtoul(v + 1, NULL, 10);
+	else if (strncmp(o, "memlock=", 8) == 0)
+		return drop_privileges(strtoul(v + 1, NULL, 10));
 	else if (strcmp(o, "poll") == 0)
 		e->poll = true;
 	else if (strcmp(o, "sparse") == 0)
@@ -615,7 +642,7 @@ int main(int argc, char **argv)
 		                 0);
 	}
 	start_transport(&e);
-	answer("ready pid=%d", (int)e.w->transport.pid);
+	answer("ready end=%d", (int)getpid());
 	loop(&e);
 	world_end(e.w);
 	return e.bad ? 1 : 0;
