@@ -43,8 +43,9 @@ LIBDIRS := ipc qmp verbs
 LIBS := $(shell pkg-config --libs $(filter-out gnutls,$(PKGS))) -lpthread
 
 # Processes that talk to QEMU link libmcqmp as well.
-capture_EXTRA := $(B)/qmp.a
-# Only processes that move slabs by RDMA link its libraries.
+capture_EXTRA := $(B)/qmp.a $(B)/verbs.a
+capture_LIBS := -lrdmacm -libverbs
+# Only processes that use RDMA link its libraries.
 transport_EXTRA := $(B)/verbs.a
 transport_LIBS := -lrdmacm -libverbs $(shell pkg-config --libs gnutls)
 verbs_LIBS := -lrdmacm -libverbs
@@ -85,6 +86,7 @@ $(UNIT): $(B)/%: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA
 	$(CC) $(ALLLD) $($(@F)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a -lcmocka $($(call dirof,$@)_LIBS) $(LIBS)
 
 test-rdma_LD := $(foreach f,$(shell sed -n 's/^WRAP.[^,]*, \([a-z_]*\),.*/\1/p' transport/test-rdma-fake.h),-Wl,--wrap=verbs_$f)
+test-verbs_LD := $(foreach f,$(shell sed -n 's/^WRAP.[^,]*, \([a-z_0-9]*\),.*/\1/p' verbs/test-verbs.c),-Wl,--wrap=$f)
 fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send
 $(REPLAY): $(B)/%: $(B)/%.o $(B)/ipc/fuzz-main.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
 	$(CC) $(ALLLD) $($(@F)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a $(LIBS) \
@@ -140,10 +142,11 @@ bench: guest
 	$(MAKE) all bench-programs
 	tests/bench/run $(BENCH)
 
+$(B)/tests/rdma-copy: $(B)/capture/rdma-copy.o
 # Plays what is around one mc-transport, in tests on kernels that have RDMA.
 $(B)/tests/%: tests/kernel/%.c transport/test-link.h $(B)/verbs.a $(B)/ipc.a | $(B)/mc-transport
 	@mkdir -p $(@D)
-	$(CC) $(ALLCF) -o $@ $< $(B)/verbs.a $(B)/ipc.a -lcmocka $(verbs_LIBS) $(LIBS)
+	$(CC) $(ALLCF) -o $@ $(filter %.c %.o,$^) $(B)/verbs.a $(B)/ipc.a -lcmocka $(verbs_LIBS) $(LIBS)
 
 bench-programs: $(BENCH_PROGRAMS)
 

@@ -120,6 +120,33 @@ static int map_ram(struct capture *c)
 	return 0;
 }
 
+/* Option rdma-copy: without a device, or where a page may be taken from under it, memcpy does it.
+ */
+static void set_up_rdma(struct capture *c)
+{
+	const struct mc_config *cfg = c->a->config;
+	const char *why = NULL;
+	int r = 0;
+
+	if (!cfg->rdma_copy || c->rdma)
+		return;
+	/* What was accepted by name may give RAM back (a balloon): a pinned page would be the old
+	 * one. */
+	if (cfg->accept[0])
+		why = "devices were accepted that may give RAM back";
+	else
+		r = rdma_copy_new(&c->rdma, &c->a->slabs, c->a->params.max_memory);
+	for (unsigned i = 0; !why && r == 0 && i < c->vm.nblocks; i++)
+		r = rdma_copy_add_block(c->rdma, i, c->ram_fd[i], c->vm.block[i].size);
+	if (!why && r == 0)
+		return;
+	c->rdma = rdma_copy_free(c->rdma);
+	if (!why)
+		why = strerror(-r);
+	mc_warn("rdma-copy isn't possible: %s; memcpy is used", why);
+	mc_worker_event(c->w, "rdma-copy", 0, "pages are copied by memcpy: %s", why);
+}
+
 /* A file of ours that QEMU writes its device state to, by an fd set. */
 static int set_up_state(struct capture *c)
 {
@@ -251,6 +278,8 @@ int capture_attach(struct capture *c)
 		r = check_guest(c);
 	if (r == 0)
 		r = map_ram(c);
+	if (r == 0)
+		set_up_rdma(c);
 	(void)mc_fault(MC_FAULT_CAPTURE_MAPPED);
 	if (r == 0)
 		r = publish(c);
@@ -284,6 +313,7 @@ void capture_detach(struct capture *c, bool release_guest)
 	}
 	guard_stop(&c->guard);
 	tracker_done(&c->tracker);
+	c->rdma = rdma_copy_free(c->rdma);
 	for (unsigned i = 0; i < c->vm.nblocks; i++) {
 		if (c->ram[i])
 			munmap(c->ram[i], c->vm.block[i].size);

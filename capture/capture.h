@@ -12,6 +12,7 @@
 #include "../ipc/worker.h"
 #include "../qmp/vm.h"
 #include "guard.h"
+#include "rdma-copy.h"
 #include "tracker.h"
 
 #define EPOCH_BITMAPS 8                   /* epoch N uses the one of N % EPOCH_BITMAPS */
@@ -59,8 +60,9 @@ struct capture {
 	struct guard guard;
 	uint8_t *ram[VM_BLOCKS_MAX]; /* our mapping of each block */
 	int ram_fd[VM_BLOCKS_MAX];
-	int state_fd;  /* device state: we read */
-	int state_out; /* QEMU writes; the file offset is shared with it */
+	int state_fd;           /* device state: we read */
+	int state_out;          /* QEMU writes; the file offset is shared with it */
+	struct rdma_copy *rdma; /* NULL: pages are copied by memcpy */
 	struct prepared prep;
 	struct slab_list list;
 	struct mc_ring_end ring[MC_STAGES_MAX];

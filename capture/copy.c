@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "../ipc/fault.h"
+#include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "capture.h"
 
@@ -100,12 +101,17 @@ static bool test_bit(const _Atomic uint64_t *b, uint64_t n)
 static void copy_page(struct capture *c, uint64_t page)
 {
 	struct slab_list *l = &c->list;
+	uint8_t *to;
 	unsigned b = block_of(c, page);
 	uint64_t off = (page - c->a->control->block[b].first_page) * MC_PAGE_SIZE;
 
 	if (off >= c->vm.block[b].size)
 		return; /* the padding of the last word */
-	memcpy(l->data + l->meta->pages * MC_PAGE_SIZE, c->ram[b] + off, MC_PAGE_SIZE);
+	to = l->data + l->meta->pages * MC_PAGE_SIZE;
+	if (c->rdma)
+		rdma_copy(c->rdma, b, off, c->ram[b] + off, to, MC_PAGE_SIZE);
+	else
+		memcpy(to, c->ram[b] + off, MC_PAGE_SIZE);
 	l->desc[l->meta->pages] = (struct mc_page_desc){
 	        .block = b,
 	        .offset = off,
@@ -114,8 +120,8 @@ static void copy_page(struct capture *c, uint64_t page)
 	l->meta->used += MC_PAGE_SIZE;
 }
 
-int copy_pages(struct capture *c, const _Atomic uint64_t *bitmap, uint64_t *word, uint64_t to,
-               uint64_t epoch, bool in_pause, uint32_t max, uint64_t *pages)
+static int copy_words(struct capture *c, const _Atomic uint64_t *bitmap, uint64_t *word,
+                      uint64_t to, uint64_t epoch, bool in_pause, uint32_t max, uint64_t *pages)
 {
 	for (; *word < to; (*word)++) {
 		uint64_t bits = atomic_load_explicit(&bitmap[*word], memory_order_relaxed);
@@ -138,6 +144,33 @@ int copy_pages(struct capture *c, const _Atomic uint64_t *bitmap, uint64_t *word
 			copy_page(c, *word * 64 + (uint64_t)__builtin_ctzll(bits));
 	}
 	return 0;
+}
+
+/* All that was begun is in its slab, by the device or not. */
+static void finish_rdma(struct capture *c)
+{
+	struct mc_metrics_block *m = mc_worker_metrics(c->w);
+	struct rdma_copy_stats s;
+	int r = rdma_copy_finish(c->rdma);
+
+	rdma_copy_get_stats(c->rdma, &s);
+	mc_metric_set(m, MC_M_RDMA_COPIED, s.by_device);
+	mc_metric_set(m, MC_M_RDMA_COPY_PINNED, s.pinned);
+	if (r == 0)
+		return;
+	mc_worker_event(c->w, "rdma-copy", 0,
+	                "the RDMA device failed: %s; pages are copied by memcpy", strerror(-r));
+	mc_warn("rdma-copy: the device failed: %s; memcpy is used from now on", strerror(-r));
+}
+
+int copy_pages(struct capture *c, const _Atomic uint64_t *bitmap, uint64_t *word, uint64_t to,
+               uint64_t epoch, bool in_pause, uint32_t max, uint64_t *pages)
+{
+	int r = copy_words(c, bitmap, word, to, epoch, in_pause, max, pages);
+
+	if (c->rdma)
+		finish_rdma(c);
+	return r;
 }
 
 int copy_state(struct capture *c, uint64_t epoch, uint64_t bytes)

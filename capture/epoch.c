@@ -40,6 +40,8 @@ static int prepare(struct capture *c, struct epoch *e)
 	memset(c->prep.again, 0, c->a->bitmap_words * 8);
 	(void)mc_pool_reserve(&c->a->slabs, slabs);
 	(void)mc_pool_reserve(&c->a->descs, slabs);
+	if (c->rdma)
+		rdma_copy_prepare(c->rdma);
 	copy_list_init(c);
 	r = mc_journal_begin(j, e->n);
 	if (r < 0)

@@ -108,6 +108,7 @@ static int check_numbers(const struct mc_config *c, char *why, size_t len)
 	        {"insecure", c->insecure, 0, 1},
 	        {"tracker", c->tracker, 0, MC_TRACKERS - 1},
 	        {"poll", c->poll, 0, 1},
+	        {"rdma-copy", c->rdma_copy, 0, 1},
 	        {"tls", c->tls, MC_TLS_NONE, MC_TLS_PSK},
 	        {"term", c->term.number, 0, (1 << 20) - 1},
 	        {"takeover term", c->takeover_term.number, 0, (1 << 20) - 1},

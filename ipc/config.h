@@ -97,6 +97,7 @@ struct mc_config {
 	uint32_t nnics;
 	uint32_t on_host_shutdown; /* QEMU ended by its host: 0 failover, 1 stop */
 	uint32_t insecure;         /* 1: plain TCP or RDMA off loopback was asked for by name */
+	uint32_t rdma_copy;        /* 1: capture copies pages by an RDMA device */
 	uint32_t poll;             /* 1: RDMA completions are polled for, at the cost of a CPU */
 	uint32_t tracker;          /* enum mc_tracker */
 	uint32_t tls;              /* enum mc_tls */

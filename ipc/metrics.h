@@ -41,6 +41,8 @@ enum mc_metric_kind {
 	X(PRESCANS, "prescans", "1", MC_COUNTER, MC_ROLE_CAPTURE)                                  \
 	X(PAGES_TOTAL, "pages_total", "pages", MC_COUNTER, MC_ROLE_CAPTURE)                        \
 	X(STATE_BYTES, "state_bytes", "bytes", MC_GAUGE, MC_ROLE_CAPTURE)                          \
+	X(RDMA_COPIED, "rdma_copied", "bytes", MC_COUNTER, MC_ROLE_CAPTURE)                        \
+	X(RDMA_COPY_PINNED, "rdma_copy_pinned", "bytes", MC_GAUGE, MC_ROLE_CAPTURE)                \
 	X(GUEST_CLOCK_LAG, "guest_clock_lag", "ns", MC_COUNTER, MC_ROLE_CAPTURE)                   \
 	X(ENCODED_PAGES, "encoded_pages", "pages", MC_COUNTER, MC_ROLE_STAGE0)                     \
 	X(ZERO_PAGES, "zero_pages", "pages", MC_COUNTER, MC_ROLE_STAGE0)                           \

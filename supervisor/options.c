@@ -185,6 +185,8 @@ static int set_flag(struct request *rq, const struct option_def *d, const char *
 		rq->dry_run = on;
 	else if (d->type == 'p')
 		rq->cfg.poll = on;
+	else if (d->type == 'r')
+		rq->cfg.rdma_copy = on;
 	else
 		rq->cfg.insecure = on;
 	return 0;
@@ -300,6 +302,7 @@ static const struct option_def options[] = {
          false, set_allow_peer, 0, 0, 0, 0, 0},
         {"insecure", "true or false", false, true, set_flag, 0, 0, 0, 0, 'i'},
         {"poll", "true or false", false, true, set_flag, 0, 0, 0, 0, 'p'},
+        {"rdma-copy", "true or false", false, true, set_flag, 0, 0, 0, 0, 'r'},
         {"dry-run", "true or false", false, true, set_flag, 0, 0, 0, 0, 'd'},
 };
 

@@ -96,6 +96,13 @@ int verbs_qp_new(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_cq *cq,
                  const struct verbs_qp_size *size);
 void verbs_qp_free(struct rdma_cm_id *id);
 
+/*
+ * Two queue pairs of one port, connected to each other without a connection manager: what is posted
+ * on ret[0] moves memory within this host.  -ENETDOWN: no port is up. Both or none are made.
+ */
+int verbs_loop_new(struct ibv_pd *pd, struct ibv_cq *cq, const struct verbs_qp_size *size,
+                   struct ibv_qp *ret[2]);
+void verbs_loop_free(struct ibv_qp *qp[2]);
 
 /*
  * Registers memory: its pages are pinned until it is deregistered.  The mapping must be writable.
@@ -122,8 +129,8 @@ struct verbs_async {
 /* 1: *ret is filled; 0: none there. */
 int verbs_async_event(struct ibv_context *ctx, struct verbs_async *ret);
 
-/* Opens the @i-th device of the host. -ENODEV: there is none. */
-int verbs_device_open(int i, struct ibv_context **ret);
+/* Opens the first device of the host. -ENODEV: there is none. */
+int verbs_device_open(struct ibv_context **ret);
 struct ibv_context *verbs_device_close(struct ibv_context *ctx);
 
 /* Bytes that may be pinned by this process: UINT64_MAX without a limit. */

@@ -4,7 +4,7 @@
  *
  *   rdma-attacker ADDR PORT UNIT TIMEOUT_MS WHAT
  *
- * WHAT: token, version (the connection must be refused); rkey, outside, late, read (the request
+ * WHAT: token, version (the connection must be refused); rkey, outside, late (the request
  * must fail with an access error); slot, head, credit (the backup must close the link). Exit status
  * 0: the backup did as it must.  `late` sends one slab of the first copy as transport-end would
  * check it, then writes to it once more.
@@ -219,14 +219,13 @@ static void wait_for_credit(struct attacker *a)
 	}
 }
 
-static void request(struct attacker *a, enum ibv_wr_opcode op, uint64_t addr, uint32_t rkey,
-                    uint32_t len)
+static void request(struct attacker *a, uint64_t addr, uint32_t rkey, uint32_t len)
 {
 	struct ibv_sge sge = {.addr = (uintptr_t)a->slab, .length = len, .lkey = a->mr->lkey};
 	struct ibv_send_wr wr = {.wr_id = 200,
 	                         .sg_list = &sge,
 	                         .num_sge = 1,
-	                         .opcode = op,
+	                         .opcode = IBV_WR_RDMA_WRITE,
 	                         .wr.rdma = {.remote_addr = addr, .rkey = rkey}};
 
 	TRY(verbs_post_send(a->id->qp, &wr));
@@ -270,13 +269,11 @@ static int outcome(struct attacker *a)
 /* True when the backup ends the connection. */
 static bool closed(struct attacker *a)
 {
-	struct ibv_wc wc;
-	int r;
+	struct pollfd p = {.fd = a->channel->fd, .events = POLLIN};
+	struct verbs_event e;
 
-	do
-		r = completion(a, &wc);
-	while (r == 0);
-	return r != -ETIMEDOUT;
+	return poll(&p, 1, 10000) == 1 && verbs_next_event(a->channel, &e) == 1 &&
+	       e.type == RDMA_CM_EVENT_DISCONNECTED;
 }
 
 static int attack(struct attacker *a)
@@ -286,21 +283,19 @@ static int attack(struct attacker *a)
 	struct mc_rdma_credit twice[2] = {{.slot = 3}, {.slot = 3}};
 
 	if (strcmp(a->what, "rkey") == 0)
-		request(a, IBV_WR_RDMA_WRITE, c->addr, c->rkey ^ 0x100, 4096);
+		request(a, c->addr, c->rkey ^ 0x100, 4096);
 	else if (strcmp(a->what, "outside") == 0)
-		request(a, IBV_WR_RDMA_WRITE, c->addr + a->unit - 4095, c->rkey, 4096);
-	else if (strcmp(a->what, "read") == 0)
-		request(a, IBV_WR_RDMA_READ, c->addr, c->rkey, 4096);
+		request(a, c->addr + a->unit - 4095, c->rkey, 4096);
 	else if (strcmp(a->what, "late") == 0) {
 		fill(a);
-		request(a, IBV_WR_RDMA_WRITE, c->addr, c->rkey, (uint32_t)a->unit);
+		request(a, c->addr, c->rkey, (uint32_t)a->unit);
 		TRY(outcome(a));
 		send_slab(a, c->slot);
 		/* The backup has taken it once it has lent another one. */
 		a->credits = 0;
 		wait_for_credit(a);
 		memset(a->slab, 0xee, a->unit);
-		request(a, IBV_WR_RDMA_WRITE, c->addr, c->rkey, 4096);
+		request(a, c->addr, c->rkey, 4096);
 	} else {
 		size_t n = sizeof(h);
 
