@@ -48,7 +48,7 @@ struct attacker {
 	bool greeted;
 };
 
-static const struct mc_term TERM = {.number = 6, .id = 99};
+static const struct mc_term TERM = {.number = 4, .id = 99};
 
 static void ask(struct attacker *a)
 {
