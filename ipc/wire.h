@@ -16,8 +16,8 @@
  *   p PING, b PONG                           PONG echoes the PING's stamp; not after a takeover
  *   either END(reason), other END_ACK        protection ends; END_ACK after disarming
  *
- * A connection that begins with RDMA_ASK carries nothing else: the backup answers RDMA_OFFER and
- * closes it; the link is then made by RDMA (wire-rdma.h).
+ * A connection that begins with RDMA_ASK carries nothing else: the backup answers RDMA_OFFER, and
+ * the link is made by RDMA (wire-rdma.h).
  *
  * A link with TLS begins in the clear with TLS(guest) from the primary, which the backup answers
  * with an empty TLS, or END(reason, text) and the end of the connection.  All that counts follows

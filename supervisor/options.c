@@ -395,9 +395,10 @@ int request_check(const struct request *rq, bool primary, char *why, size_t why_
 		       "into " MC_TLS_DIR
 		       ", or give tls-dir or psk-file; if its network is trusted, say so with "
 		       "insecure";
-	else if (strcmp(rq->cfg.transport, "rdma") == 0 && !rq->cfg.insecure)
+	else if (strcmp(rq->cfg.transport, "rdma") == 0 && !rq->cfg.insecure &&
+	         rq->cfg.tls != MC_TLS_PSK)
 		text = "transport rdma isn't encrypted; if its network is trusted, say so with "
-		       "insecure";
+		       "insecure, or give psk-file, which tells who connects";
 	else if (rq->params.max_memory / rq->params.slab_size < 4)
 		text = "max-memory must hold at least 4 slabs of slab-size";
 	else if (primary && rq->cfg.gate == MC_GATE_NONE && rq->cfg.nnics)

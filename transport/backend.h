@@ -146,15 +146,16 @@ struct rdma_options {
 };
 
 /*
- * rdma.c: begins a link to "HOST:PORT": asks there, by TCP, for the RDMA port of @guest.  Messages
- * may be queued at once.  Errors as of tcp_connect(), or of a host without RDMA.
+ * rdma.c: begins a link to "HOST:PORT": asks there, by TCP or with @creds by TLS, for the RDMA port
+ * of @guest.  Messages may be queued at once.  Errors as of tcp_connect().
  */
 int rdma_link_connect(struct link **ret, sd_event *event, const char *peer, const char *guest,
-                      const struct rdma_options *opt, const struct link_events *events, void *ctx);
+                      const struct tls_creds *creds, const struct rdma_options *opt,
+                      const struct link_events *events, void *ctx);
 
 /*
  * Backup: waits a few seconds for the connection of one primary, whose RDMA_ASK came over the TCP
- * socket @fd (its address is listened on).
+ * link @asked (its address is listened on).
  */
 struct rdma_listener;
 /* The link is the callee's; 0, or negative errno: it isn't wanted (freed by the caller). */
@@ -162,12 +163,14 @@ typedef int (*rdma_accepted_fn)(void *ctx, struct link *l);
 /*
  * Fills in port and token of @offer.  -ENODEV, -EADDRNOTAVAIL: no RDMA device has that address.
  */
-int rdma_listen_new(struct rdma_listener **ret, sd_event *event, int fd,
+int rdma_listen_new(struct rdma_listener **ret, sd_event *event, const struct link *asked,
                     const struct rdma_options *opt, const struct link_events *events,
                     rdma_accepted_fn accepted, void *ctx, struct mc_wire_rdma_offer *offer);
 /* NULL ok; returns NULL. */
 struct rdma_listener *rdma_listen_free(struct rdma_listener *l);
 
+/* The socket of a TCP link (the link's); -1: it has none. */
+int tcp_socket(const struct link *l);
 /* True when both ends of the socket are on this machine's loopback. */
 bool tcp_is_loopback(int fd);
 

@@ -31,7 +31,7 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 
 		snprintf(text, sizeof(text), "a primary is turned away: %.400s", why);
 		transport_tell_refusal(t, text);
-	} else {
+	} else if (!t->b.asked || l != t->b.pending) {
 		mc_warn("a connection is turned away: %s: %s", why,
 		        strerror(error < 0 ? -error : error));
 	}
@@ -54,6 +54,7 @@ int backup_connection(struct transport *t, int fd)
 	if (r < 0)
 		return r;
 	t->b.no_entry = no_entry;
+	t->b.asked = false;
 	backup_link(t, l);
 	(void)mc_fault(MC_FAULT_RECEIVER_CONNECTION);
 	return 0;
@@ -314,6 +315,10 @@ static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
 		receive_give_back(t, slab);
 	if (h->type == MC_MSG_HELLO)
 		return take_hello(t, l, h, payload);
+	if (h->type == MC_MSG_RDMA_ASK && l == t->b.pending) {
+		t->b.asked = true;
+		return connect_asked(t, l, payload);
+	}
 	if (h->type == MC_MSG_TLS && l == t->b.pending)
 		return refuse(t, l, MC_REASON_REFUSED,
 		              t->b.no_entry ? t->b.no_entry

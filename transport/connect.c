@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "../ipc/log.h"
@@ -45,10 +44,12 @@ int connect_start(struct transport *t)
 	struct rdma_options opt = options(t);
 	int fd, r;
 
+	/* Who asked for encryption doesn't lose it because a device is there. */
 	if (wants(t, "auto") && !t->no_rdma && !cfg->insecure)
-		use_tcp(t, "it isn't covered by encryption, which only insecure allows");
+		use_tcp(t,
+		        "it would not be encrypted, which only insecure or transport rdma allow");
 	if (!wants(t, "tcp") && !t->no_rdma)
-		return rdma_link_connect(&t->link, t->w->event, cfg->peer, cfg->guest, &opt,
+		return rdma_link_connect(&t->link, t->w->event, cfg->peer, cfg->guest, t->tls, &opt,
 		                         &primary_events, t);
 	fd = tcp_connect(cfg->peer);
 	if (fd < 0)
@@ -73,13 +74,16 @@ void connect_ended(struct transport *t, const struct link *l, int error, const c
 
 static int on_accepted(void *ctx, struct link *l)
 {
-	backup_link(ctx, l);
+	struct transport *t = ctx;
+
+	t->b.no_entry = NULL; /* the offer was checked, and the token tells who got it */
+	backup_link(t, l);
 	return 0;
 }
 
 /* Listens, or says in @why what keeps it from that. */
-static void listen_for(struct transport *t, int fd, struct mc_wire_rdma_offer *o, char *why,
-                       size_t len)
+static void listen_for(struct transport *t, const struct link *asked, struct mc_wire_rdma_offer *o,
+                       char *why, size_t len)
 {
 	struct rdma_options opt = options(t);
 	int r = 0;
@@ -89,12 +93,14 @@ static void listen_for(struct transport *t, int fd, struct mc_wire_rdma_offer *o
 	t->listener = rdma_listen_free(t->listener);
 	if (wants(t, "tcp"))
 		snprintf(why, len, "the standby takes TCP only; give it --transport auto");
-	else if (!t->a->config->insecure)
+	else if (t->b.no_entry)
+		snprintf(why, len, "%s", t->b.no_entry);
+	else if (!t->a->config->insecure && !(wants(t, "rdma") && t->a->config->tls == MC_TLS_PSK))
 		snprintf(why, len,
-		         "the standby takes no RDMA, which no encryption covers, without "
-		         "--insecure");
+		         "the standby takes no RDMA, which isn't encrypted, without --insecure, "
+		         "or --transport rdma and a pre-shared key");
 	else
-		r = rdma_listen_new(&t->listener, t->w->event, fd, &opt, &backup_events,
+		r = rdma_listen_new(&t->listener, t->w->event, asked, &opt, &backup_events,
 		                    on_accepted, t, o);
 	if (r < 0)
 		snprintf(why, len, "the backup's host has no RDMA device for this address: %s",
@@ -102,45 +108,16 @@ static void listen_for(struct transport *t, int fd, struct mc_wire_rdma_offer *o
 	o->length = (uint32_t)strlen(why);
 }
 
-static int answer_ask(struct transport *t, int fd)
+int connect_asked(struct transport *t, struct link *l, const void *payload)
 {
-	uint8_t in[MC_WIRE_HEADER + sizeof(struct mc_wire_rdma_ask)];
-	uint8_t out[MC_WIRE_HEADER + sizeof(struct mc_wire_rdma_offer) + MC_WHY_MAX];
-	const struct mc_wire_limits lim = {.from = MC_SIDE_PRIMARY, .slab_size = 1};
+	uint8_t out[sizeof(struct mc_wire_rdma_offer) + MC_WHY_MAX];
 	struct mc_wire_rdma_offer o;
-	struct mc_wire_header h;
 	char why[MC_WHY_MAX];
-	size_t n = sizeof(o);
 
-	/* The supervisor has seen all of it. */
-	if (recv(fd, in, sizeof(in), MSG_DONTWAIT) != (ssize_t)sizeof(in))
+	if (strncmp(payload, t->a->config->guest, MC_NAME_MAX) != 0)
 		return -EPROTO;
-	memcpy(&h, in, sizeof(h));
-	if (mc_wire_header_check(&h, &lim, why, sizeof(why)) < 0 ||
-	    mc_wire_checksum(&h, in + sizeof(h), h.length, NULL, 0) != h.checksum ||
-	    strncmp((const char *)in + sizeof(h), t->a->config->guest, MC_NAME_MAX) != 0)
-		return -EPROTO;
-	listen_for(t, fd, &o, why, sizeof(why));
-	memcpy(out + sizeof(h), &o, sizeof(o));
-	memcpy(out + sizeof(h) + n, why, o.length);
-	n += o.length;
-	mc_wire_header_init(&h, MC_MSG_RDMA_OFFER, &t->a->config->term, 0, (uint32_t)n);
-	h.checksum = mc_wire_checksum(&h, out + sizeof(h), n, NULL, 0);
-	memcpy(out, &h, sizeof(h));
-	n += sizeof(h);
-	return send(fd, out, n, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)n ? 0 : -EIO;
-}
-
-int connect_accepted(struct transport *t, int fd)
-{
-	struct mc_wire_header h;
-	int r;
-
-	if (recv(fd, &h, sizeof(h), MSG_PEEK | MSG_DONTWAIT) != (ssize_t)sizeof(h) ||
-	    h.type != MC_MSG_RDMA_ASK)
-		return backup_connection(t, fd);
-	r = answer_ask(t, fd);
-	if (r == 0)
-		close(fd);
-	return r;
+	listen_for(t, l, &o, why, sizeof(why));
+	memcpy(out, &o, sizeof(o));
+	memcpy(out + sizeof(o), why, o.length);
+	return link_send(l, MC_MSG_RDMA_OFFER, 0, out, sizeof(o) + o.length);
 }

@@ -92,10 +92,9 @@ void cm_end_io(struct rdma *r)
 
 void cm_free(struct rdma *r)
 {
-	r->fd_io = sd_event_source_disable_unref(r->fd_io);
+	r->ask = link_free(r->ask);
 	r->channel_io = sd_event_source_disable_unref(r->channel_io);
 	cm_end_io(r);
-	mc_closep(&r->fd);
 	memory_free(r);
 	r->cq = verbs_cq_free(r->cq);
 	r->comp = verbs_comp_channel_free(r->comp);
@@ -214,10 +213,10 @@ static int watch_channel(struct rdma *r)
 static int resolve(struct rdma *r, uint16_t port)
 {
 	struct sockaddr_storage to, from;
-	int e = socket_address(r->fd, true, port, &to);
+	int fd = tcp_socket(r->ask), e = socket_address(fd, true, port, &to);
 
 	if (e == 0)
-		e = cm_local_address(r->fd, &from);
+		e = cm_local_address(fd, &from);
 	if (e == 0)
 		e = verbs_channel_new(&r->channel);
 	if (e == 0)
@@ -254,92 +253,69 @@ static void take_offer(struct rdma *r, const void *payload, size_t len)
 	}
 	memcpy(r->token, o.token, sizeof(r->token));
 	e = resolve(r, (uint16_t)o.port);
-	r->fd_io = sd_event_source_disable_unref(r->fd_io);
-	mc_closep(&r->fd);
 	if (e < 0)
 		lost(r, e,
 		     e == -ENODEV ? "this host has no RDMA device for the peer's network"
 		                  : "the peer's RDMA port can't be resolved");
 }
 
-/* The answer in @buf, of @n bytes so far: an offer, or the supervisor's END. */
-static void take_answer(struct rdma *r, const uint8_t *buf, size_t n)
+/* An offer, or the refusal of the supervisor or of the guest's transport. */
+static int on_answer(void *ctx, struct link *l, const struct mc_wire_header *h, const void *payload,
+                     uint64_t slab)
 {
-	struct mc_wire_header h;
-	char why[128];
+	struct rdma *r = ctx;
 	int e;
 
-	if (n < sizeof(h))
-		return;
-	memcpy(&h, buf, sizeof(h));
-	e = mc_wire_header_check(&h, &r->l.limits, why, sizeof(why));
-	if (e < 0 || (h.type != MC_MSG_RDMA_OFFER && h.type != MC_MSG_END)) {
-		rdma_closed(r, -EPROTO, "%s", e < 0 ? why : "RDMA_ASK got another answer");
-		return;
-	}
-	if (n < sizeof(h) + h.length)
-		return;
-	if (mc_wire_checksum(&h, buf + sizeof(h), h.length, NULL, 0) != h.checksum) {
-		rdma_closed(r, -EBADMSG, "message with a wrong checksum");
-		return;
-	}
-	if (h.type == MC_MSG_RDMA_OFFER) {
-		take_offer(r, buf + sizeof(h), h.length);
-		return;
-	}
-	e = r->l.events->message(r->l.ctx, &r->l, &h, buf + sizeof(h), 0);
-	rdma_closed(r, e < 0 ? e : -ECONNREFUSED, "message refused");
-}
-
-static int on_fd(sd_event_source *s, int fd, uint32_t revents, void *userdata)
-{
-	struct rdma *r = userdata;
-	uint8_t buf[MC_WIRE_HEADER + sizeof(struct mc_wire_rdma_offer) + MC_WHY_MAX];
-	socklen_t len = sizeof(int);
-	ssize_t n;
-	int e = 0;
-
+	(void)l;
+	(void)slab;
 	if (r->state != RDMA_ASKING)
-		return sd_event_source_set_enabled(s, SD_EVENT_OFF);
-	if (!(revents & EPOLLIN)) {
-		(void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &len);
-		/* A new connection takes these few bytes. */
-		if (!e && send(fd, r->ask, sizeof(r->ask), MSG_NOSIGNAL | MSG_DONTWAIT) !=
-		                  (ssize_t)sizeof(r->ask))
-			e = errno;
-		if (e)
-			rdma_closed(r, -e, "can't connect");
-		else
-			(void)sd_event_source_set_io_events(s, EPOLLIN);
+		return 0;
+	if (h->type == MC_MSG_RDMA_OFFER) {
+		take_offer(r, payload, h->length);
 		return 0;
 	}
-	/* A peek: the answer is looked at until it is whole. */
-	n = recv(fd, buf, sizeof(buf), MSG_PEEK | MSG_DONTWAIT);
-	if (n > 0)
-		take_answer(r, buf, (size_t)n);
-	else if (n == 0)
-		rdma_closed(r, -ECONNRESET, "peer closed the connection");
-	else if (errno != EAGAIN && errno != EINTR)
-		rdma_closed(r, -errno, "read failed");
+	if (h->type != MC_MSG_END)
+		return -EPROTO;
+	e = r->l.events->message(r->l.ctx, &r->l, h, payload, 0);
+	rdma_closed(r, e < 0 ? e : -ECONNREFUSED, "message refused");
 	return 0;
 }
 
-int cm_ask(struct rdma *r, int fd, const char *guest)
+static uint64_t no_slab(void *ctx, struct link *l, void **data)
+{
+	(void)ctx;
+	(void)l;
+	(void)data;
+	return 0;
+}
+
+static void ask_closed(void *ctx, struct link *l, int error, const char *why)
+{
+	struct rdma *r = ctx;
+
+	(void)l;
+	if (r->state == RDMA_ASKING)
+		rdma_closed(r, error, "%s", why);
+}
+
+/* Only control messages: no slab goes either way. */
+static const struct link_events ask_events = {
+        .message = on_answer,
+        .lend = no_slab,
+        .closed = ask_closed,
+};
+
+int cm_ask(struct rdma *r, int fd, const struct tls_creds *creds, const char *guest)
 {
 	struct mc_wire_rdma_ask ask = {0};
-	struct mc_wire_header h;
-	int e;
+	int e = tcp_link_new(&r->ask, r->event, fd, creds, &ask_events, r);
 
-	snprintf(ask.guest, sizeof(ask.guest), "%s", guest);
-	mc_wire_header_init(&h, MC_MSG_RDMA_ASK, &(struct mc_term){0}, 0, sizeof(ask));
-	h.checksum = mc_wire_checksum(&h, &ask, sizeof(ask), NULL, 0);
-	memcpy(r->ask, &h, sizeof(h));
-	memcpy(r->ask + sizeof(h), &ask, sizeof(ask));
-	r->state = RDMA_ASKING;
-	e = sd_event_add_io(r->event, &r->fd_io, fd, EPOLLOUT, on_fd, r);
 	if (e < 0)
 		return e;
-	r->fd = fd;
+	r->state = RDMA_ASKING;
+	r->ask->limits = (struct mc_wire_limits){.slab_size = 1, .from = MC_SIDE_BACKUP};
+	snprintf(ask.guest, sizeof(ask.guest), "%s", guest);
+	(void)link_send(r->ask, MC_MSG_RDMA_ASK, 0, &ask, sizeof(ask));
 	return 0;
 }
 

@@ -124,14 +124,14 @@ static int on_limit(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
-int rdma_listen_new(struct rdma_listener **ret, sd_event *event, int fd,
+int rdma_listen_new(struct rdma_listener **ret, sd_event *event, const struct link *asked,
                     const struct rdma_options *opt, const struct link_events *events,
                     rdma_accepted_fn accepted, void *ctx, struct mc_wire_rdma_offer *offer)
 {
 	struct rdma_listener *l = calloc(1, sizeof(*l));
 	struct sockaddr_storage a;
 	uint16_t port = 0;
-	int e = l ? cm_local_address(fd, &a) : -ENOMEM;
+	int e = l ? cm_local_address(tcp_socket(asked), &a) : -ENOMEM;
 
 	if (!l)
 		return e;

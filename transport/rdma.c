@@ -36,6 +36,7 @@ void rdma_closed(struct rdma *r, int error, const char *fmt, ...)
 void rdma_up(struct rdma *r)
 {
 	r->state = RDMA_UP;
+	r->ask = link_free(r->ask);
 	(void)sd_event_source_set_enabled(r->limit, SD_EVENT_OFF);
 	if (r->opt.poll)
 		(void)sd_event_source_set_enabled(r->spin, SD_EVENT_ON);
@@ -170,7 +171,6 @@ struct rdma *rdma_new(sd_event *event, const struct rdma_options *opt,
 	r->l = (struct link){.ops = &rdma_ops, .events = events, .ctx = ctx};
 	r->event = event;
 	r->opt = *opt;
-	r->fd = -1;
 	if (memory_new(r) < 0 ||
 	    sd_event_add_time_relative(event, &r->limit, CLOCK_MONOTONIC, limit, 1000, on_limit,
 	                               r) < 0 ||
@@ -183,7 +183,8 @@ struct rdma *rdma_new(sd_event *event, const struct rdma_options *opt,
 }
 
 int rdma_link_connect(struct link **ret, sd_event *event, const char *peer, const char *guest,
-                      const struct rdma_options *opt, const struct link_events *events, void *ctx)
+                      const struct tls_creds *creds, const struct rdma_options *opt,
+                      const struct link_events *events, void *ctx)
 {
 	int fd = tcp_connect(peer), e;
 	struct rdma *r;
@@ -191,7 +192,7 @@ int rdma_link_connect(struct link **ret, sd_event *event, const char *peer, cons
 	if (fd < 0)
 		return fd;
 	r = rdma_new(event, opt, events, ctx);
-	e = r ? cm_ask(r, fd, guest) : -ENOMEM;
+	e = r ? cm_ask(r, fd, creds, guest) : -ENOMEM;
 	if (e < 0) {
 		close(fd);
 		if (r)

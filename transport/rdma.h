@@ -71,12 +71,11 @@ struct rdma {
 	bool broken; /* nothing can be sent any more */
 	bool orphan; /* freed by its owner: what was sent last is still on its way */
 	/* connection */
-	int fd; /* ASKING */
-	uint8_t ask[MC_WIRE_HEADER + sizeof(struct mc_wire_rdma_ask)];
+	struct link *ask; /* primary: RDMA_ASK, and its answer */
 	uint64_t token[2];
 	struct rdma_event_channel *channel;
 	struct rdma_cm_id *id;
-	sd_event_source *fd_io, *channel_io, *comp_io, *async_io, *limit, *spin;
+	sd_event_source *channel_io, *comp_io, *async_io, *limit, *spin;
 	/* objects of the device */
 	struct ibv_pd *pd;
 	struct ibv_comp_channel *comp;
@@ -160,7 +159,7 @@ int events_watch_device(struct rdma *r);
 void events_drain(struct rdma *r);
 
 /* rdma-cm.c */
-int cm_ask(struct rdma *r, int fd, const char *guest);
+int cm_ask(struct rdma *r, int fd, const struct tls_creds *creds, const char *guest);
 /* Accepts a connection whose @id it takes over; one that can't be made is refused. */
 int cm_accept(struct rdma *r, struct rdma_cm_id *id);
 void cm_refuse(struct rdma_cm_id *id, int error);

@@ -488,6 +488,11 @@ static int add_tls(struct tcp *t, sd_event *event, const struct tls_creds *creds
 	return r < 0 ? r : sd_event_source_set_enabled(t->more, SD_EVENT_OFF);
 }
 
+int tcp_socket(const struct link *l)
+{
+	return l->ops == &tcp_ops ? ((const struct tcp *)l)->fd : -1;
+}
+
 int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct tls_creds *creds,
                  const struct link_events *events, void *ctx)
 {

@@ -176,7 +176,8 @@ static void primary_ask(struct bench *b, uint32_t port)
 	assert_int_equal(listen(fd, 1), 0);
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
 	snprintf(peer, sizeof(peer), "127.0.0.1:%d", ntohs(a.sin_port));
-	assert_int_equal(rdma_link_connect(&b->l, b->event, peer, "test", &opt, &events, b), 0);
+	assert_int_equal(rdma_link_connect(&b->l, b->event, peer, "test", NULL, &opt, &events, b),
+	                 0);
 	limits(b, MC_SIDE_BACKUP);
 	peer_fd = offer(b, fd, port);
 	close(peer_fd);

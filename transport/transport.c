@@ -292,7 +292,7 @@ static int transport_connection(struct mc_worker *w, void *ctx, int fd)
 	struct transport *t = ctx;
 
 	(void)w;
-	return t->side == MC_SIDE_BACKUP ? connect_accepted(t, fd) : -EPERM;
+	return t->side == MC_SIDE_BACKUP ? backup_connection(t, fd) : -EPERM;
 }
 
 static void transport_quit(struct mc_worker *w, void *ctx)

@@ -39,6 +39,7 @@ struct primary {
 struct backup {
 	struct mc_ring_end out;
 	struct link *pending; /* HELLO not seen yet */
+	bool asked;           /* the pending one brought a question, which was answered */
 	const char *no_entry; /* why the pending one can't be accepted, whatever it says; or NULL */
 	uint64_t current;     /* epoch between START and COMMIT; 0: none */
 	uint64_t base;        /* of the current one */
@@ -93,8 +94,8 @@ int transport_compare(const struct transport *t, const struct mc_hello *theirs, 
 int connect_start(struct transport *t);
 /* Primary: the link ended, or could not be made. */
 void connect_ended(struct transport *t, const struct link *l, int error, const char *why);
-/* Backup: a connection that the supervisor passed on; taken over on success. */
-int connect_accepted(struct transport *t, int fd);
+/* Backup: an RDMA_ASK came on a link that is no more than that. 0 or negative errno. */
+int connect_asked(struct transport *t, struct link *l, const void *payload);
 
 /* primary.c */
 int primary_start(struct transport *t);

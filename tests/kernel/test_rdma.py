@@ -182,7 +182,7 @@ def limits_and_fall_back(vm):
     # Without the word insecure neither side offers it.
     b, p = End(vm, "backup", "secure"), End(vm, "primary")
     p("stopped")
-    check("--insecure" in p("stats")["refusal"], p("stats")["refusal"])
+    check("insecure" in p("stats")["refusal"], p("stats")["refusal"])
     p.end()
     b.end()
     b, p = End(vm, "backup", "transport=tcp"), End(vm, "primary", "transport=auto")
@@ -259,6 +259,7 @@ def test_rdma_two_hosts():
         check(took < 6, f"{took:.1f} s until the dead host was noticed")
 
 
+KEY = "8f5a" * 16
 BUS = """<busconfig><type>custom</type><listen>unix:path=/run/bus</listen><auth>EXTERNAL</auth><policy context="default">
 <allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>"""
 QEMU = ("qemu-system-x86_64 -accel tcg -M q35,memory-backend=ram -m 32 -nodefaults -vga none -display none -qmp unix:/run/qmp,server=on,wait=off "
@@ -271,6 +272,7 @@ def product_host(nic, n):
           "mkdir -p /run /etc /var/lib/mc /etc/mc; chmod 1777 /tmp /dev/shm;"
           "printf 'root:x:0:0::/:/bin/sh\\nnobody:x:65534:65534::/:/bin/sh\\n' >/etc/passwd; printf 'root:x:0:\\nnogroup:x:65534:\\n' >/etc/group")
     vm.put("/run/bus.conf", BUS)
+    vm.put("/etc/mc.psk", f"pair:{KEY}\n", 0o600)
     vm.bus = vm.spawn("dbus-daemon", "--config-file=/run/bus.conf", "--nofork")
     vm.sh("until [ -S /run/bus ]; do sleep 0.05; done")
     vm.supervisor = vm.spawn("mc-supervisor", "--bus=unix:path=/run/bus", "--runtime-dir", "/run/mc", "--state-dir", "/var/lib/mc",
@@ -293,7 +295,7 @@ def wait_state(vm, state, limit):
 
 
 def test_rdma_failover():
-    """The whole product on two kernels: a guest is protected by RDMA, dies, and runs on at the other host."""
+    """The whole product on two kernels: protected by RDMA under a pre-shared key, a guest dies and runs on at the other host."""
     a, z = link()
     with product_host(a, 1) as one, product_host(z, 2) as two:
         for vm, more in ((one, ""), (two, "-incoming defer -global migration.send-configuration=off")):
@@ -301,7 +303,7 @@ def test_rdma_failover():
             vm.sh("until [ -S /run/qmp ]; do sleep 0.05; done")
         # Memory that the firmware does not use: what the standby has of it came over the link.
         one.sh("dd if=/dev/urandom of=/dev/shm/ram bs=1M seek=8 count=12 conv=notrunc 2>/dev/null")
-        opts = ["--gate", "none", "--insecure", "--transport", "rdma", "--failure-timeout", "3000", "--restart-grace", "500",
+        opts = ["--gate", "none", "--psk-file", "/etc/mc.psk", "--transport", "rdma", "--failure-timeout", "3000", "--restart-grace", "500",
                 "--slab-size", 1 << 20, "--max-memory", 64 << 20]
         mcctl(two, "standby", "vm", "--qmp", "/run/qmp", *opts)
         mcctl(one, "protect", "vm", "--qmp", "/run/qmp", "--peer", f"10.9.0.2:{PORT}", "--interval", "200", *opts, timeout=90)
