@@ -300,7 +300,7 @@ def test_rdma_failover():
     with product_host(a, 1) as one, product_host(z, 2) as two:
         for vm, more in ((one, ""), (two, "-incoming defer -global migration.send-configuration=off")):
             vm.guest = vm.spawn("sh", "-c", f"exec {QEMU}{more}")
-            vm.sh("until [ -S /run/qmp ]; do sleep 0.05; done")
+            vm.sh("until grep -q ' 00010000 .*/run/qmp' /proc/net/unix; do sleep 0.1; done")
         # Memory that the firmware does not use: what the standby has of it came over the link.
         one.sh("dd if=/dev/urandom of=/dev/shm/ram bs=1M seek=8 count=12 conv=notrunc 2>/dev/null")
         opts = ["--gate", "none", "--psk-file", "/etc/mc.psk", "--transport", "rdma", "--failure-timeout", "3000", "--restart-grace", "500",
