@@ -55,4 +55,5 @@ def commits():
         "tls_commit": {"plain": plain, "tls": secure}}
 
 
+NAMES = {"tls_link": ("tls_throughput", "tls_rtt", "tls_connect", "tls_connect_psk"), "tls_commit": ("tls_commit",)}
 BENCHES = {"tls_link": link, "tls_commit": commits}
