@@ -23,7 +23,7 @@ B ?= build$(if $(SAN),-san)$(if $(FAULTS),-faults)
 CC := gcc
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
 CFLAGS ?= -O2 -g
-PKGS := libsystemd jansson libzstd libxxhash libseccomp gnutls
+PKGS := libsystemd jansson libzstd libxxhash libseccomp gnutls libnl-3.0 libnl-route-3.0
 
 ifeq ($(filter-out lint-deps deps clean,$(or $(MAKECMDGOALS),all)),)
 else
@@ -179,6 +179,10 @@ fuzz:
 	scripts/install-deps fuzz
 	$(MAKE) CC=clang B=build-fuzz SAN=address,undefined,fuzzer-no-link CFLAGS='-O1 -g -fno-sanitize-recover=all -Wno-missing-field-initializers' fuzz-bins
 	tests/fuzz $(FUZZ_SECONDS) $(FUZZ)
+
+# Runs in a machine whose kernel has sch_plug; with FAULTS=1 netgate can be killed anywhere.
+$(B)/netgate/kernel-plug: $(patsubst %.c,$(B)/%.o,$(wildcard tests/kernel/plug*.c)) $(B)/netgate.a $(B)/ipc.a | $(B)/mc-netgate
+	$(CC) $(ALLLD) -o $@ $^ -lcmocka $(LIBS)
 
 lint: lint-deps
 	clang-format --dry-run -Werror $(wildcard $(patsubst %,%/*.[ch],$(LIBDIRS) $(PROCS)))

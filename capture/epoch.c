@@ -95,7 +95,8 @@ static int await_barrier(struct capture *c, struct epoch *e)
 		mc_bell_sleep(bell);
 		if (atomic_load_explicit(&ctl->barrier_done, memory_order_acquire) >= e->n)
 			return 0;
-		if (atomic_load(&ctl->gate_error) || now >= end)
+		if (atomic_load(&ctl->gate_error) || atomic_load(&ctl->barrier_failed) >= e->n ||
+		    now >= end)
 			return -ETIME;
 		(void)ppoll(&p, 1, &ts, NULL);
 		mc_bell_awake(bell, fd);

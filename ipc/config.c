@@ -63,6 +63,11 @@ int mc_guest_name_check(const char *name)
 	return 0;
 }
 
+const char *mc_nic_name(const struct mc_nic *n)
+{
+	return n->netdev[0] ? n->netdev : n->tap;
+}
+
 uint64_t mc_config_interval_ns(const struct mc_config *c)
 {
 	uint64_t us = atomic_load_explicit(&c->interval_us, memory_order_relaxed);
@@ -144,6 +149,8 @@ static int check_nic(const struct mc_nic *n, char *why, size_t len)
 		return bad(why, len, "a NIC's gate is neither relay nor plug");
 	if (n->kind == MC_GATE_RELAY && (!n->path[0] || !n->tap[0] == !n->sock[0]))
 		return bad(why, len, "a relay needs a path and either a tap or a socket");
+	if (n->kind == MC_GATE_PLUG && !n->tap[0])
+		return bad(why, len, "a plug needs a tap");
 	return 0;
 }
 

@@ -41,7 +41,7 @@ enum mc_gate_kind {
 struct mc_nic {
 	uint32_t kind; /* enum mc_gate_kind: RELAY or PLUG */
 	uint32_t reserved;
-	char netdev[MC_NAME_MAX]; /* QEMU's netdev id (RELAY) */
+	char netdev[MC_NAME_MAX]; /* QEMU's netdev id (RELAY; PLUG: may be empty) */
 	char path[MC_PATH_MAX_];  /* RELAY: unix datagram address that QEMU sends to; we bind it */
 	char qemu_path[MC_PATH_MAX_]; /* RELAY: QEMU's own address; empty: learnt from its frames */
 	char tap[16];                 /* RELAY: tap to bridge to; PLUG: the guest's tap */
@@ -138,6 +138,9 @@ int mc_guest_name_check(const char *name);
 const char *mc_tracker_name(enum mc_tracker t);
 /* 0 or -EINVAL. */
 int mc_tracker_parse(const char *name, enum mc_tracker *ret);
+
+/* What a NIC is called in messages and lists: its netdev, or the tap. */
+const char *mc_nic_name(const struct mc_nic *n);
 
 /* Interval clamped to 1 ms .. 60 s, in ns. */
 uint64_t mc_config_interval_ns(const struct mc_config *c);

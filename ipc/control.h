@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "config.h"
+#include "gate.h"
 #include "journal.h"
 #include "role.h"
 
@@ -130,6 +131,7 @@ struct mc_control {
 	_Atomic uint64_t gate_ready;   /* 1: all NICs open */
 	_Atomic uint64_t
 	        gate_error; /* negative errno as unsigned; capture aborts epochs while set */
+	_Atomic uint64_t barrier_failed; /* newest epoch whose barrier a NIC refused */
 
 	/* --- written by transport --- */
 	_Atomic uint64_t sync_bytes;   /* primary: bytes of the first copy sent, before encoding */
@@ -176,12 +178,14 @@ struct mc_control {
 	_Atomic uint64_t want_hold; /* 1: no new epochs (operator's hold); guest runs, gate shut */
 	_Atomic uint64_t want_checkpoint; /* counter: raised = take an epoch now */
 	_Atomic uint64_t want_takeover;   /* backup: enum mc_reason: operator's failover */
+	_Atomic uint64_t want_undo;       /* 1: netgate leaves the host's network as it found it */
 	_Atomic uint64_t resolved; /* HELD: 1 promote (run unprotected), 2 demote (stay stopped) */
 
 	_Atomic uint64_t blocks; /* number of valid entries in block[] */
 	/* the QEMU that block[] belongs to; written with it, by restore or capture */
 	_Atomic uint64_t qemu_pid, qemu_start;
-	uint8_t pad[32];
+	uint8_t pad[16];
+	struct mc_gate_record gate[MC_NICS_MAX]; /* of the plug; written by netgate */
 	struct mc_block block[MC_BLOCKS_MAX];
 	/*
 	 * What the guest is (QEMU version, machine, CPU model, devices), a line each, sorted, NUL

@@ -127,7 +127,20 @@
 	X(NETGATE_RELEASED_ONE, "netgate.release.frame", R, S, RUN, 0) \
 	X(NETGATE_RELEASE_SET, "netgate.release.set", R, S, RUN, 1) \
 	X(NETGATE_RELEASED, "netgate.journal.released", R, S, RUN, 0) \
-	X(NETGATE_RELEASED_DONE, "netgate.journal.released.done", R, S, RUN, 0)
+	X(NETGATE_RELEASED_DONE, "netgate.journal.released.done", R, S, RUN, 0) \
+	X(PLUG_IFB, "netgate.plug.ifb", R, S, PLUG, 0) \
+	X(PLUG_FRESH, "netgate.plug.fresh", R, S, PLUG, 0) \
+	X(PLUG_QDISC, "netgate.plug.qdisc", R, S, PLUG, 0) \
+	X(PLUG_UP, "netgate.plug.up", R, S, PLUG, 0) \
+	X(PLUG_CLSACT, "netgate.plug.clsact", R, S, PLUG, 0) \
+	X(PLUG_FILTER, "netgate.plug.filter", R, S, PLUG, 0) \
+	X(PLUG_PASS, "netgate.plug.pass", R, S, PLUG, 0) \
+	X(PLUG_HOLD, "netgate.plug.hold", R, S, PLUG, 0) \
+	X(PLUG_BUFFER, "netgate.plug.buffer", R, S, PLUG, 1) \
+	X(PLUG_BUFFERED, "netgate.plug.buffer.sent", R, S, PLUG, 1) \
+	X(PLUG_RELEASE, "netgate.plug.release", R, S, PLUG, 1) \
+	X(PLUG_RELEASED, "netgate.plug.release.sent", R, S, PLUG, 1) \
+	X(PLUG_UNDO, "netgate.plug.undo", R, S, PLUG, 0)
 
 #define MC_FAULT_POINTS_RESTORE(X, R, S) \
 	X(RESTORE_MAPPED, "restore.attach.mapped", R, S, START, 0) \
@@ -197,6 +210,7 @@ enum mc_fault_when {
 	MC_FAULT_BREAK,    /* a link that breaks in the middle of an epoch */
 	MC_FAULT_TAKEOVER, /* the primary's death */
 	MC_FAULT_END,      /* unprotect */
+	MC_FAULT_PLUG,     /* a NIC whose gate is a plug (tests/kernel/plug-death.c) */
 	MC_FAULT_WHENS
 };
 

@@ -22,6 +22,7 @@ static const struct {
         [MC_H_LONGEST] = {"longest_stop", MC_ROLE_CAPTURE},
         [MC_H_COMMIT] = {"commit", MC_ROLE_TRANSPORT},
         [MC_H_RELEASE] = {"release", MC_ROLE_NETGATE},
+        [MC_H_NETLINK] = {"netlink", MC_ROLE_NETGATE},
 };
 
 const char *mc_histogram_name(enum mc_histogram_id h)

@@ -72,7 +72,10 @@ enum mc_metric_kind {
 	X(RELEASES, "releases", "1", MC_COUNTER, MC_ROLE_NETGATE)                                  \
 	X(FRAMES_OUT, "frames_out", "packets", MC_COUNTER, MC_ROLE_NETGATE)                        \
 	X(FRAMES_IN, "frames_in", "packets", MC_COUNTER, MC_ROLE_NETGATE)                          \
-	X(LEAKS, "leaks", "packets", MC_COUNTER, MC_ROLE_NETGATE)                                  \
+	X(LEAKS, "leaks", "1", MC_COUNTER, MC_ROLE_NETGATE)                                        \
+	X(LEAKED_BYTES, "leaked_bytes", "bytes", MC_COUNTER, MC_ROLE_NETGATE)                      \
+	X(COALESCED, "coalesced", "1", MC_COUNTER, MC_ROLE_NETGATE)                                \
+	X(GATE_FLAPS, "gate_flaps", "1", MC_COUNTER, MC_ROLE_NETGATE)                              \
 	X(DECODED_PAGES, "decoded_pages", "pages", MC_COUNTER, MC_ROLE_RESTORE)                    \
 	X(DECODE_TIME, "decode_time", "ns", MC_COUNTER, MC_ROLE_RESTORE)                           \
 	X(APPLY_TIME, "apply_time", "ns", MC_COUNTER, MC_ROLE_RESTORE)                             \
@@ -91,6 +94,7 @@ enum mc_histogram_id {
 	MC_H_LONGEST, /* capture: longest single stop */
 	MC_H_COMMIT,  /* transport: pause to ACK */
 	MC_H_RELEASE, /* netgate: pause to release */
+	MC_H_NETLINK, /* netgate: one call to the kernel */
 	MC_HISTOGRAMS
 };
 

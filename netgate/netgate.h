@@ -19,13 +19,18 @@ struct netgate {
 	bool shut_after_start; /* first mode not yet set */
 	uint64_t limit;
 	uint64_t barrier;  /* newest one set */
+	uint64_t marked;   /* bit epoch % 64: that epoch has a mark in every NIC */
 	uint64_t released; /* newest epoch released */
 	uint64_t noted;    /* records up to here were moved to RELEASED, by this process */
+	bool crippled;     /* not all NICs could be opened: no epoch may be used */
 };
 
 /* The mode that side, state and commit word ask for. */
 enum gate_mode netgate_wanted_mode(const struct mc_control *c, enum mc_side side);
 
 extern const struct mc_worker_ops netgate_ops;
+
+/* `mc-netgate --inspect`: can the NICs named be gated by a plug?  JSON; the exit status. */
+int netgate_inspect(int argc, char **argv);
 
 #endif

@@ -211,7 +211,7 @@ static int relay_release(struct gate_nic *n, uint64_t epoch)
 		held_metrics(r, -1, -(int64_t)f.len);
 		queue_pop(&r->held);
 	}
-	return 0;
+	return 1;
 }
 
 static int relay_set_limit(struct gate_nic *n, uint64_t bytes)
@@ -220,10 +220,11 @@ static int relay_set_limit(struct gate_nic *n, uint64_t bytes)
 	return 0;
 }
 
-static struct gate_nic *relay_close(struct gate_nic *n)
+static struct gate_nic *relay_close(struct gate_nic *n, bool undo)
 {
 	struct relay *r = to_relay(n);
 
+	(void)undo; /* closing is undoing */
 	if (!r)
 		return NULL;
 	sd_event_source_disable_unref(r->qemu_io);
@@ -265,8 +266,8 @@ static int open_to_qemu(struct relay *r)
 	return 0;
 }
 
-static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, sd_event *event,
-                      struct mc_metrics_block *m, char *why, size_t why_len)
+static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, const struct gate_env *env,
+                      char *why, size_t why_len)
 {
 	struct relay *r = calloc(1, sizeof(*r));
 	int e;
@@ -275,11 +276,11 @@ static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, sd_event
 		return -ENOMEM;
 	r->nic.ops = &relay_ops;
 	r->spec = *spec;
-	r->m = m;
+	r->m = env->m;
 	r->qemu = r->world = r->to_qemu = -1;
-	r->event = event;
+	r->event = env->event;
 	r->mode = GATE_SHUT;
-	queue_init(&r->held, UINT64_MAX);
+	queue_init(&r->held, env->limit);
 	if (spec->qemu_path[0]) {
 		r->qemu_addr.sun_family = AF_UNIX;
 		snprintf(r->qemu_addr.sun_path, sizeof(r->qemu_addr.sun_path), "%s",
@@ -291,11 +292,11 @@ static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, sd_event
 	if (e >= 0)
 		e = open_to_qemu(r);
 	if (e >= 0)
-		e = sd_event_add_io(event, &r->qemu_io, r->qemu, EPOLLIN, on_qemu, r);
+		e = sd_event_add_io(env->event, &r->qemu_io, r->qemu, EPOLLIN, on_qemu, r);
 	if (e >= 0)
-		e = sd_event_add_io(event, &r->world_io, r->world, EPOLLIN, on_world, r);
+		e = sd_event_add_io(env->event, &r->world_io, r->world, EPOLLIN, on_world, r);
 	if (e < 0) {
-		relay_close(&r->nic);
+		relay_close(&r->nic, true);
 		return e;
 	}
 	*ret = &r->nic;

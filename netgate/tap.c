@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,32 +15,10 @@
 #include <unistd.h>
 
 #include "../ipc/util.h"
+#include "netns.h"
 
 #define QLEN_PATH "/proc/sys/net/unix/max_dgram_qlen"
 #define QLEN      4096
-
-/* Enters a namespace; *own is where to come back to. 0 or negative errno. */
-static int enter(const char *netns, int *own)
-{
-	char path[256];
-	int mc_autoclose fd = -1;
-
-	if (!netns[0])
-		return 0;
-	snprintf(path, sizeof(path), "%s%s", netns[0] == '/' ? "" : "/run/netns/", netns);
-	*own = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (*own < 0 || fd < 0 || setns(fd, CLONE_NEWNET) < 0)
-		return -errno;
-	return 0;
-}
-
-/* A process that can't come back must not go on in the wrong namespace. */
-static void come_back(int *own)
-{
-	if (*own >= 0 && setns(*own, CLONE_NEWNET) < 0)
-		abort();
-}
 
 static int make_tap(const char *name)
 {
@@ -62,15 +39,14 @@ static int make_tap(const char *name)
 
 int tap_open(const char *name, const char *netns, char *why, size_t why_len)
 {
-	int mc_autoclose own = -1;
-	int fd, r = enter(netns, &own);
+	int own, fd, r = netns_enter(netns, &own);
 
 	if (r < 0) {
 		snprintf(why, why_len, "can't enter network namespace %s: %s", netns, strerror(-r));
 		return r;
 	}
 	fd = make_tap(name);
-	come_back(&own);
+	netns_leave(&own);
 	if (fd == -EBUSY)
 		snprintf(why, why_len, "tap %s is in use by another process; name a free one",
 		         name);

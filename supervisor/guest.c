@@ -261,6 +261,7 @@ void guest_remove(struct guest *g)
 	for (int i = MC_ROLE_MAX - 1; i > 0; i--)
 		if (i != MC_ROLE_NETGATE)
 			child_kill_wait(&g->child[i]);
+	atomic_store(&g->arena.control->want_undo, 1);
 	child_kill_wait(&g->child[MC_ROLE_NETGATE]);
 	watch_stop(g);
 	unlink_guest(g);
