@@ -52,12 +52,17 @@ static void port_up(struct port *p, unsigned i)
 	sh("ip link add %s type bridge && ip link set %s up && ip link set %s master %s up && "
 	   "ip link set %s master %s txqueuelen 20000 up",
 	   p->bridge, p->bridge, p->tap, p->bridge, p->out, p->bridge);
+	/* The kernel notices a moment later that ports have a carrier. */
+	sh("n=0; until ip link show %s | grep -q 'state UP'; do n=$((n + 1)); [ $n -lt 500 ] || "
+	   "exit 1; usleep 10000; done",
+	   p->bridge);
 }
 
 void rig_up(struct rig *g, unsigned ports)
 {
 	size_t size = sizeof(*g->m) + NICS_MAX * sizeof(*g->record);
-	uint8_t *shared = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	uint8_t *shared =
+	        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
 	*g = (struct rig){.nports = ports};
 	assert_true(shared != MAP_FAILED);
@@ -243,8 +248,11 @@ bool guest_hears(struct rig *g, unsigned i)
 
 char *network_state(void)
 {
-	FILE *f = popen("ip -d link; tc qdisc; for i in $(ls /sys/class/net); do "
-	                "tc filter show dev $i ingress; tc filter show dev $i egress; done 2>&1",
+	/* But for the timers of a bridge. */
+	FILE *f = popen("(ip -d link; tc qdisc; for i in $(ip -o link | sed 's/^[0-9]*: "
+	                "\\([^:@]*\\).*/\\1/'); do "
+	                "tc filter show dev $i ingress; tc filter show dev $i egress; done 2>&1) | "
+	                "sed 's/_timer *[0-9.]*//g'",
 	                "r");
 	char *text = calloc(1, 65536);
 
@@ -253,4 +261,18 @@ char *network_state(void)
 	assert_true(fread(text, 1, 65535, f) > 0);
 	pclose(f);
 	return text;
+}
+
+void network_is_still(const char *before)
+{
+	char *now = network_state();
+	size_t n = 0;
+
+	while (now[n] && now[n] == before[n])
+		n++;
+	while (n && now[n] != '\n')
+		n--;
+	if (strcmp(now, before) != 0)
+		fail_msg("the network's state was%.300s\nand is%.300s", before + n, now + n);
+	free(now);
 }

@@ -37,11 +37,11 @@ struct rig {
 	struct port port[NICS_MAX];
 	unsigned nports;
 	sd_event *event;
-	struct mc_metrics_block *m;      /* shared with children */
-	struct mc_gate_record *record;   /* [NICS_MAX], shared with children */
+	struct mc_metrics_block *m;    /* shared with children */
+	struct mc_gate_record *record; /* [NICS_MAX], shared with children */
 	struct gate_nic *nic[NICS_MAX];
-	struct nl other;                 /* what somebody else does to the network */
-	char reported[16][64];           /* ids of events */
+	struct nl other;       /* what somebody else does to the network */
+	char reported[16][64]; /* ids of events */
 	unsigned nreported;
 };
 
@@ -76,10 +76,10 @@ bool guest_hears(struct rig *g, unsigned i);
 
 /* All that ip and tc show of the namespace; malloc'ed. */
 char *network_state(void);
+void network_is_still(const char *before);
 
 extern const struct CMUnitTest plug_order_tests[], plug_harm_tests[], plug_death_tests[],
         plug_process_tests[];
-extern const size_t n_plug_order_tests, n_plug_harm_tests, n_plug_death_tests,
-        n_plug_process_tests;
+extern const size_t n_plug_order_tests, n_plug_harm_tests, n_plug_death_tests, n_plug_process_tests;
 
 #endif
