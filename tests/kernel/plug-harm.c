@@ -246,7 +246,6 @@ static void refuses(struct rig *g, const char *name, int error, const char *word
 {
 	struct mc_nic spec = {.kind = MC_GATE_PLUG};
 	char saved[16], why[512] = "", probed[512] = "";
-	char *before = network_state();
 
 	strcpy(saved, g->port[0].tap);
 	snprintf(g->port[0].tap, sizeof(g->port[0].tap), "%s", name);
@@ -256,13 +255,11 @@ static void refuses(struct rig *g, const char *name, int error, const char *word
 	if (!strstr(why, word) || !strstr(probed, word))
 		fail_msg("'%s' and '%s' don't tell of '%s'", why, probed, word);
 	strcpy(g->port[0].tap, saved);
-	network_is_still(before);
-	free(before);
 }
 
 static void bad_interfaces_are_refused(void **state)
 {
-	char name[16], cmd[256];
+	char name[16], cmd[256], *before;
 	struct rig g;
 
 	(void)state;
@@ -270,15 +267,21 @@ static void bad_interfaces_are_refused(void **state)
 	assert_int_equal(system("ip link add ve0 type veth peer name ve1; ip tuntap add tun5 mode "
 	                        "tun; ip link add du0 type dummy"),
 	                 0);
+	before = network_state();
 	refuses(&g, "nosuch0", -ENODEV, "no interface nosuch0");
 	refuses(&g, "ve0", -EINVAL, "not a tap but of kind veth");
 	refuses(&g, "du0", -EINVAL, "dummy");
 	refuses(&g, "tun5", -EINVAL, "tun");
 	refuses(&g, "lo", -EINVAL, "not a tap");
+	network_is_still(before);
+	free(before);
 	assert_int_equal(system("tc qdisc add dev tap0 ingress"), 0);
 	refuses(&g, "tap0", -EBUSY, "tc qdisc del dev tap0 ingress");
 	assert_int_equal(system("tc qdisc del dev tap0 ingress; tc qdisc add dev tap0 clsact"), 0);
+	before = network_state();
 	refuses(&g, "tap0", -EBUSY, "clsact");
+	network_is_still(before);
+	free(before);
 	assert_int_equal(system("tc qdisc del dev tap0 clsact"), 0);
 	/* Somebody else's interface of the name that we need. */
 	snprintf(name, sizeof(name), "mcg%u", if_nametoindex("tap0"));
@@ -293,7 +296,10 @@ static void bad_interfaces_are_refused(void **state)
 	/* Another guest's gate on the same tap. */
 	snprintf(cmd, sizeof(cmd), "ip link set %s alias '" PLUG_ALIAS "other'", name);
 	assert_int_equal(system(cmd), 0);
+	before = network_state();
 	refuses(&g, "tap0", -EEXIST, "guest other");
+	network_is_still(before);
+	free(before);
 	/* A root qdisc of the tap is not in the way. */
 	snprintf(cmd, sizeof(cmd), "ip link del %s; tc qdisc add dev tap0 root pfifo", name);
 	assert_int_equal(system(cmd), 0);

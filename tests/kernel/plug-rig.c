@@ -249,10 +249,9 @@ bool guest_hears(struct rig *g, unsigned i)
 char *network_state(void)
 {
 	/* But for the timers of a bridge. */
-	FILE *f = popen("(ip -d link; tc qdisc; for i in $(ip -o link | sed 's/^[0-9]*: "
-	                "\\([^:@]*\\).*/\\1/'); do "
-	                "tc filter show dev $i ingress; tc filter show dev $i egress; done 2>&1) | "
-	                "sed 's/_timer *[0-9.]*//g'",
+	FILE *f = popen("(ip -d link; tc qdisc; ip -o link | sed 's/^[0-9]*: \\([^:@]*\\).*/"
+	                "filter show dev \\1 ingress\\nfilter show dev \\1 egress/' | tc -batch -) "
+	                "2>&1 | sed 's/_timer *[0-9.]*//g'",
 	                "r");
 	char *text = calloc(1, 65536);
 
