@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../ipc/fault.h"
 #include "../../ipc/util.h"
 
 /* Runs @fn in a child that is to be killed at @point. */
@@ -22,6 +23,7 @@ static void dies_at(struct rig *g, const char *point, void (*fn)(struct rig *g))
 	assert_true(pid >= 0);
 	if (!pid) {
 		setenv("MC_FAULT", point, 1);
+		mc_fault_setup(MC_ROLE_NETGATE, MC_SIDE_PRIMARY, true, NULL);
 		/* An event loop isn't inherited. */
 		(void)sd_event_new(&g->event);
 		fn(g);
@@ -60,9 +62,9 @@ static void child_opens(struct rig *g)
 static void killed_while_opening(void **state)
 {
 	static const char *const points[] = {
-	        "plug.open.ifb", "plug.fresh",       "plug.open.qdisc",
-	        "plug.open.up",  "plug.open.clsact", "plug.open.filter",
-	        "plug.pass",     "plug.fresh:2",     "plug.hold"};
+	        "netgate.plug.ifb",  "netgate.plug.fresh",   "netgate.plug.qdisc",
+	        "netgate.plug.up",   "netgate.plug.clsact",  "netgate.plug.filter",
+	        "netgate.plug.pass", "netgate.plug.fresh:2", "netgate.plug.hold"};
 	char *before;
 	struct rig g;
 
@@ -99,11 +101,12 @@ static void child_buffers(struct rig *g)
 
 static void killed_around_buffer(void **state)
 {
-	static const char *const points[] = {"plug.buffer.before", "plug.buffer.after", "none"};
+	static const char *const points[] = {"netgate.plug.buffer", "netgate.plug.buffer.sent",
+	                                     "none"};
 
 	(void)state;
 	for (size_t i = 0; i < MC_ARRAY_SIZE(points); i++) {
-		bool seen = strcmp(points[i], "plug.buffer.before") != 0; /* by the kernel */
+		bool seen = strcmp(points[i], "netgate.plug.buffer") != 0; /* by the kernel */
 		struct rig g;
 
 		rig_up(&g, 1);
@@ -137,7 +140,8 @@ static void child_releases(struct rig *g)
 
 static void killed_around_release(void **state)
 {
-	static const char *const points[] = {"plug.release.before", "plug.release.after", "none"};
+	static const char *const points[] = {"netgate.plug.release", "netgate.plug.release.sent",
+	                                     "none"};
 
 	(void)state;
 	for (size_t i = 0; i < MC_ARRAY_SIZE(points); i++) {
@@ -167,8 +171,9 @@ static void child_releases_what_is_left(struct rig *g)
 
 static void killed_twice(void **state)
 {
-	static const char *const first[] = {"plug.buffer.before", "plug.buffer.after"};
-	static const char *const second[] = {"plug.release.before", "plug.release.after", "none"};
+	static const char *const first[] = {"netgate.plug.buffer", "netgate.plug.buffer.sent"};
+	static const char *const second[] = {"netgate.plug.release", "netgate.plug.release.sent",
+	                                     "none"};
 
 	(void)state;
 	for (size_t i = 0; i < 2 * MC_ARRAY_SIZE(second); i++) {
@@ -239,7 +244,7 @@ static void child_closes(struct rig *g)
 
 static void killed_while_ending(void **state)
 {
-	static const char *const points[] = {"plug.pass", "plug.undo"};
+	static const char *const points[] = {"netgate.plug.pass", "netgate.plug.undo"};
 
 	(void)state;
 	for (size_t i = 0; i < MC_ARRAY_SIZE(points); i++) {
