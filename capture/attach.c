@@ -250,7 +250,7 @@ static int check_guest(struct capture *c)
 		return refuse(c, r, why);
 	for (uint32_t i = 0; i < cfg->nnics; i++) {
 		strncat(gated, i ? "," : "", sizeof(gated) - strlen(gated) - 1);
-		strncat(gated, cfg->nic[i].netdev, sizeof(gated) - strlen(gated) - 1);
+		strncat(gated, mc_nic_name(&cfg->nic[i]), sizeof(gated) - strlen(gated) - 1);
 	}
 	r = vm_check(c->q, &c->vm, cfg->accept, cfg->gate == MC_GATE_NONE ? NULL : gated, why,
 	             sizeof(why), NULL);

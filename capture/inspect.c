@@ -12,7 +12,7 @@
 
 struct options {
 	const char *qmp, *accept, *gated, *tracker; /* tracker NULL: not asked */
-	bool no_gate;
+	bool no_gate, gate_taps;
 };
 
 static int parse(int argc, char **argv, struct options *o)
@@ -24,6 +24,7 @@ static int parse(int argc, char **argv, struct options *o)
 	        {"gated", required_argument, NULL, 'g'},
 	        {"no-gate", no_argument, NULL, 'n'},
 	        {"tracker", required_argument, NULL, 't'},
+	        {"gate-taps", no_argument, NULL, 'T'},
 	        {NULL, 0, NULL, 0},
 	};
 	int ch;
@@ -39,6 +40,8 @@ static int parse(int argc, char **argv, struct options *o)
 			o->tracker = optarg;
 		else if (ch == 'n')
 			o->no_gate = true;
+		else if (ch == 'T')
+			o->gate_taps = true;
 		else if (ch != 'i')
 			return -EINVAL;
 	}
@@ -55,7 +58,7 @@ static void add_lines(json_t *array, const char *text)
 	}
 }
 
-static json_t *report(struct qmp *q, const struct vm_info *vm, json_t *refusals)
+static json_t *report(struct qmp *q, const struct vm_info *vm, json_t *taps, json_t *refusals)
 {
 	json_t *blocks = json_array(), *dgram = NULL;
 	char mc_autofree *args = NULL;
@@ -70,9 +73,9 @@ static json_t *report(struct qmp *q, const struct vm_info *vm, json_t *refusals)
 	(void)vm_standby_args(q, vm, &args);
 	if (vm_dgram_paths(q, &dgram) < 0)
 		dgram = json_object();
-	return json_pack("{s:o, s:i, s:I, s:I, s:o, s:[], s:O, s:s, s:s}", "dgram", dgram, "pid",
+	return json_pack("{s:o, s:i, s:I, s:I, s:o, s:O, s:O, s:s, s:s}", "dgram", dgram, "pid",
 	                 (int)vm->pid, "start_time", (json_int_t)vm->start_time, "ram_bytes",
-	                 (json_int_t)ram, "blocks", blocks, "taps", "refusals", refusals,
+	                 (json_int_t)ram, "blocks", blocks, "taps", taps, "refusals", refusals,
 	                 "description", vm->description, "standby_args", args ? args : "");
 }
 
@@ -113,13 +116,25 @@ static void check_tracker(const struct vm_info *vm, const char *name, json_t *re
 		add_lines(refusals, why);
 }
 
+/* What the gate will hold: what was named, and all taps where none was. */
+static void list_gated(const struct options *o, json_t *taps, char *buf, size_t len)
+{
+	size_t i, n = (size_t)snprintf(buf, len, "%s", o->gated ? o->gated : "");
+	json_t *tap;
+
+	json_array_foreach (taps, i, tap)
+		if (o->gate_taps && n < len)
+			n += (size_t)snprintf(buf + n, len - n, "%s%s", n ? "," : "",
+			                      json_string_value(json_object_get(tap, "netdev")));
+}
+
 static json_t *inspect(const struct options *o, json_t *refusals)
 {
 	char mc_autofree *all = NULL;
 	struct vm_info vm = {0};
 	struct qmp *q = NULL;
-	json_t *result = NULL;
-	char why[512];
+	json_t *result = NULL, *taps = NULL;
+	char why[512], gated[1024];
 	int r = qmp_connect(&q, o->qmp, 2000);
 
 	if (r < 0) {
@@ -128,11 +143,10 @@ static json_t *inspect(const struct options *o, json_t *refusals)
 	}
 	r = vm_inspect(q, &vm, why, sizeof(why));
 	if (r == 0) {
-		r = vm_check(q, &vm, o->accept,
-		             o->no_gate ? NULL
-		             : o->gated ? o->gated
-		                        : "",
-		             why, sizeof(why), &all);
+		if (vm_taps(q, vm.pid, &taps) < 0)
+			taps = json_array();
+		list_gated(o, taps, gated, sizeof(gated));
+		r = vm_check(q, &vm, o->accept, o->no_gate ? NULL : gated, why, sizeof(why), &all);
 		add_lines(refusals, all ? all : r < 0 ? why : "");
 		if (in_use(&vm))
 			add_lines(refusals,
@@ -140,7 +154,8 @@ static json_t *inspect(const struct options *o, json_t *refusals)
 			          "unprotect it there first");
 		if (o->tracker)
 			check_tracker(&vm, o->tracker, refusals);
-		result = report(q, &vm, refusals);
+		result = report(q, &vm, taps, refusals);
+		json_decref(taps);
 	} else {
 		add_lines(refusals, why);
 	}
@@ -157,7 +172,7 @@ int inspect_main(int argc, char **argv)
 
 	if (parse(argc, argv, &o) < 0) {
 		fprintf(stderr, "usage: mc-capture --inspect --qmp SOCKET [--accept LIST] "
-		                "[--gated LIST | --no-gate] [--tracker NAME]\n");
+		                "[[--gated LIST] [--gate-taps] | --no-gate] [--tracker NAME]\n");
 		json_decref(refusals);
 		return 2;
 	}

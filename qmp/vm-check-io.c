@@ -41,15 +41,14 @@ int vm_check_disks(struct qmp *q, struct vm_refusals *rf)
 struct netdev {
 	char id[64];
 	char type[64];
-	char ifname[64]; /* of a tap; "" otherwise */
+	char ifname[16]; /* of a tap; "" otherwise */
 };
 
 /* "ID: index=N,type=T,...", after " \ " when it is the peer of a NIC; else false. */
-static bool parse_netdev(const char *line, struct netdev *n)
+static bool parse_netdev(pid_t pid, const char *line, struct netdev *n)
 {
 	size_t len = strcspn(line, "\r\n");
 	mc_autofree char *text = strndup(line + strspn(line, " \\"), len);
-	char *p;
 
 	*n = (struct netdev){0};
 	if (!text)
@@ -62,9 +61,8 @@ static bool parse_netdev(const char *line, struct netdev *n)
 	}
 	if (sscanf(text, "%63[^:]: index=%*d,type=%63[^,]", n->id, n->type) != 2)
 		return false;
-	p = strstr(text, ",ifname=");
-	if (p)
-		sscanf(p, ",ifname=%63[^,]", n->ifname);
+	if (!strcmp(n->type, "tap"))
+		(void)vm_tap_name(pid, text, n->ifname);
 	return true;
 }
 
@@ -111,7 +109,7 @@ static int check_netdev(const struct netdev *n, const char *gated, struct vm_ref
 }
 
 /* A gate in front of a back end that isn't there would hold nothing. */
-static int check_gates(const char *text, const char *gated, struct vm_refusals *rf)
+static int check_gates(pid_t pid, const char *text, const char *gated, struct vm_refusals *rf)
 {
 	for (const char *p = gated; p && *p;) {
 		size_t skip = strspn(p, " ,"), w = strcspn(p + skip, " ,");
@@ -121,7 +119,7 @@ static int check_gates(const char *text, const char *gated, struct vm_refusals *
 			struct netdev n;
 
 			line += *line == '\n';
-			if (!parse_netdev(line, &n) || !strcmp(n.type, "nic"))
+			if (!parse_netdev(pid, line, &n) || !strcmp(n.type, "nic"))
 				continue;
 			found = found || (strlen(n.id) == w && !memcmp(n.id, p + skip, w)) ||
 			        (strlen(n.ifname) == w && !memcmp(n.ifname, p + skip, w));
@@ -138,7 +136,7 @@ static int check_gates(const char *text, const char *gated, struct vm_refusals *
 	return 0;
 }
 
-int vm_check_network(struct qmp *q, const char *gated, struct vm_refusals *rf)
+int vm_check_network(struct qmp *q, pid_t pid, const char *gated, struct vm_refusals *rf)
 {
 	mc_autofree char *text = NULL;
 	int r = qmp_hmp(q, "info network", VM_TIMEOUT_MS, &text);
@@ -149,8 +147,8 @@ int vm_check_network(struct qmp *q, const char *gated, struct vm_refusals *rf)
 		struct netdev n;
 
 		line += *line == '\n';
-		if (parse_netdev(line, &n))
+		if (parse_netdev(pid, line, &n))
 			r = check_netdev(&n, gated, rf);
 	}
-	return r < 0 ? r : check_gates(text, gated, rf);
+	return r < 0 ? r : check_gates(pid, text, gated, rf);
 }

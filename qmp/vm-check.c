@@ -258,7 +258,7 @@ static int check_all(struct qmp *q, const struct vm_info *i, const char *gated,
 	if (r == 0)
 		r = vm_check_disks(q, rf);
 	if (r == 0)
-		r = vm_check_network(q, gated, rf);
+		r = vm_check_network(q, i->pid, gated, rf);
 	if (r == 0)
 		r = check_objects(q, rf);
 	return r < 0 ? r : check_migration(q, rf);

@@ -77,7 +77,9 @@ struct vm_refusals {
 /* Adds a line unless it is there already. 0 or -ENOMEM. */
 int vm_refuse(struct vm_refusals *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 bool vm_accepted(const struct vm_refusals *r, const char *name);
-int vm_check_network(struct qmp *q, const char *gated, struct vm_refusals *r);
+int vm_check_network(struct qmp *q, pid_t pid, const char *gated, struct vm_refusals *r);
+/* The interface of a tap, from its line of `info network`: by name or by descriptor. */
+int vm_tap_name(pid_t pid, const char *info, char name[16]);
 int vm_check_disks(struct qmp *q, struct vm_refusals *r);
 bool vm_type_allowed(const char *type);   /* of a device */
 bool vm_object_allowed(const char *type); /* of an -object */

@@ -71,4 +71,10 @@ int vm_standby_args(struct qmp *q, const struct vm_info *i, char **ret);
  */
 int vm_dgram_paths(struct qmp *q, json_t **ret);
 
+/*
+ * The taps that QEMU has open, as an array of {netdev, tap, netns}, also where they came to it as
+ * descriptors; netns is "" for ours, else a path.  *ret is a new reference.
+ */
+int vm_taps(struct qmp *q, pid_t pid, json_t **ret);
+
 #endif

@@ -45,7 +45,7 @@ static json_t *list_blocks(const struct vm_info *vm, json_t *problems, uint64_t 
 static json_t *inspect(struct qmp *q, json_t *problems)
 {
 	struct vm_info vm = {0};
-	json_t *v = NULL, *result, *blocks, *dgram = NULL;
+	json_t *v = NULL, *result, *blocks, *dgram = NULL, *taps = NULL;
 	const char *status;
 	uint64_t ram = 0;
 	char why[512];
@@ -62,10 +62,12 @@ static json_t *inspect(struct qmp *q, json_t *problems)
 	blocks = list_blocks(&vm, problems, &ram);
 	if (vm_dgram_paths(q, &dgram) < 0)
 		dgram = json_object();
-	result =
-	        json_pack("{s:o, s:i, s:I, s:I, s:o, s:s, s:O}", "dgram", dgram, "pid", (int)vm.pid,
-	                  "start_time", (json_int_t)vm.start_time, "ram_bytes", (json_int_t)ram,
-	                  "blocks", blocks, "runstate", status ? status : "", "problems", problems);
+	if (vm_taps(q, vm.pid, &taps) < 0)
+		taps = json_array();
+	result = json_pack("{s:o, s:o, s:i, s:I, s:I, s:o, s:s, s:O}", "dgram", dgram, "taps", taps,
+	                   "pid", (int)vm.pid, "start_time", (json_int_t)vm.start_time, "ram_bytes",
+	                   (json_int_t)ram, "blocks", blocks, "runstate", status ? status : "",
+	                   "problems", problems);
 	json_decref(v);
 	vm_info_done(&vm);
 	return result;

@@ -147,10 +147,6 @@ static void check_whole(struct reader *r)
 	request_secure(&r->conf->rq, MC_TLS_DIR);
 	if (request_check(&r->conf->rq, r->conf->primary, why, sizeof(why)) < 0)
 		mistake(r, 0, "%s", why);
-	else if (r->conf->primary && !r->conf->rq.gate_given)
-		mistake(r, 0,
-		        "nothing says how the guest's output is held: add a line relay = "
-		        "NETDEV=unix:PATH,tap=IF for each NIC, or gate = none");
 }
 
 static int read_all(struct reader *r, char **ret)

@@ -175,6 +175,21 @@ static void replace(struct guest *old, struct request *rq)
 	guest_remove(old);
 }
 
+/* Which gate each NIC got, and why. */
+static void tell_gates(struct guest *g)
+{
+	const struct mc_config *c = g->arena.config;
+
+	for (uint32_t i = 0; i < c->nnics; i++)
+		event_write(g, "gate", 0, "NIC %s: %s", mc_nic_name(&c->nic[i]),
+		            c->nic[i].kind == MC_GATE_PLUG
+		                    ? "plug, the kernel holds what its tap sends"
+		                    : "relay, since its back end is a -netdev dgram, which the "
+		                      "kernel's plug can't hold");
+	if (!c->nnics && g->side == MC_SIDE_PRIMARY)
+		event_write(g, "gate", 0, "none: no output of the guest is held");
+}
+
 int guest_start(struct manager *m, const struct request *rq_in, enum mc_side side,
                 uint64_t ram_bytes, char *why, size_t why_len)
 {
@@ -217,6 +232,7 @@ int guest_start(struct manager *m, const struct request *rq_in, enum mc_side sid
 	}
 	(void)mc_fault(MC_FAULT_SUPERVISOR_STARTED);
 	bus_guest_added(g, true);
+	tell_gates(g);
 	event_write(g, "started", 0, "%s, term %llu",
 	            side == MC_SIDE_PRIMARY ? "protection begins" : "standby waits for a primary",
 	            (unsigned long long)g->arena.config->term.number);

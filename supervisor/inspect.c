@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Runs `mc-capture --inspect` or `mc-restore --inspect` and hands over what it prints. */
+/* Runs a worker's --inspect and hands over what it prints. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -78,38 +78,89 @@ static int on_limit(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
-static void run(const struct manager *m, const struct request *rq, bool primary, int out)
+/* An argument list that is never too long: those of 8 NICs are its longest part. */
+struct words {
+	const char *v[2 * MC_NICS_MAX + 16];
+	size_t n;
+};
+
+static void add(struct words *w, const char *word)
 {
+	w->v[w->n++] = word;
+}
+
+static void primary_words(struct words *w, const struct request *rq, char *gated, size_t len)
+{
+	if (rq->cfg.accept[0]) {
+		add(w, "--accept");
+		add(w, rq->cfg.accept);
+	}
+	if (!rq->args_only) {
+		add(w, "--tracker");
+		add(w, mc_tracker_name((enum mc_tracker)rq->cfg.tracker));
+	}
+	if (rq->gate == REQUEST_GATE_NONE || (rq->args_only && !rq->cfg.nnics)) {
+		add(w, "--no-gate");
+		return;
+	}
+	if (rq->cfg.nnics) {
+		request_gated(rq, gated, len);
+		add(w, "--gated");
+		add(w, gated);
+	}
+	if (request_takes_taps(rq))
+		add(w, "--gate-taps");
+}
+
+struct nic_text {
+	char s[16 + 8 + MC_PATH_MAX_];
+};
+
+static void gate_words(struct words *w, const struct request *rq, struct nic_text *text)
+{
+	add(w, "--guest");
+	add(w, rq->cfg.guest);
+	for (uint32_t i = 0; i < rq->cfg.nnics; i++) {
+		const struct mc_nic *n = &rq->cfg.nic[i];
+
+		if (n->kind != MC_GATE_PLUG)
+			continue;
+		snprintf(text[i].s, sizeof(text[i].s), "%s%s%s", n->tap,
+		         n->netns[0] ? ",netns=" : "", n->netns);
+		add(w, "--nic");
+		add(w, text[i].s);
+	}
+}
+
+static void run(const struct manager *m, const struct request *rq, enum inspection what, int out)
+{
+	static const char *const names[] = {[INSPECT_PRIMARY] = "mc-capture",
+	                                    [INSPECT_STANDBY] = "mc-restore",
+	                                    [INSPECT_GATE] = "mc-netgate"};
 	char path[512], gated[MC_NICS_MAX * MC_NAME_MAX];
-	const char *argv[16] = {path, "--inspect", "--qmp", rq->cfg.qmp};
-	int n = 4;
+	struct nic_text text[MC_NICS_MAX];
+	struct words w = {{path, "--inspect"}, 2};
 	sigset_t none;
 
-	snprintf(path, sizeof(path), "%s/%s", m->libexec, primary ? "mc-capture" : "mc-restore");
-	if (primary && rq->cfg.accept[0]) {
-		argv[n++] = "--accept";
-		argv[n++] = rq->cfg.accept;
+	snprintf(path, sizeof(path), "%s/%s", m->libexec, names[what]);
+	if (what == INSPECT_GATE) {
+		gate_words(&w, rq, text);
+	} else {
+		add(&w, "--qmp");
+		add(&w, rq->cfg.qmp);
 	}
-	if (primary && !rq->args_only) {
-		argv[n++] = "--tracker";
-		argv[n++] = mc_tracker_name((enum mc_tracker)rq->cfg.tracker);
-	}
-	if (primary && rq->cfg.nnics) {
-		request_gated(rq, gated, sizeof(gated));
-		argv[n++] = "--gated";
-		argv[n++] = gated;
-	} else if (primary && (rq->gate_given || rq->args_only)) {
-		argv[n++] = "--no-gate";
-	}
+	if (what == INSPECT_PRIMARY)
+		primary_words(&w, rq, gated, sizeof(gated));
+	add(&w, NULL);
 	sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 	if (dup2(out, 1) < 0)
 		_exit(126);
-	execv(path, (char **)argv);
+	execv(path, (char **)w.v);
 	_exit(127);
 }
 
-int inspect_run(struct manager *m, struct request *rq, bool primary, inspect_done_fn done)
+int inspect_run(struct manager *m, struct request *rq, enum inspection what, inspect_done_fn done)
 {
 	struct job *j = calloc(1, sizeof(*j));
 	int pipe_fd[2], r;
@@ -126,7 +177,7 @@ int inspect_run(struct manager *m, struct request *rq, bool primary, inspect_don
 	(void)fcntl(j->fd, F_SETFL, O_NONBLOCK);
 	j->pid = fork();
 	if (j->pid == 0)
-		run(m, rq, primary, pipe_fd[1]);
+		run(m, rq, what, pipe_fd[1]);
 	close(pipe_fd[1]);
 	r = j->pid < 0 ? -errno : 0;
 	if (r == 0)

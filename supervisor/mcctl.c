@@ -209,13 +209,13 @@ static int cmd_protect(struct ctl *c, int argc, char **argv)
 	return start(
 	        c, "Protect", argc, argv,
 	        "NAME --qmp SOCKET --peer ADDRESS:PORT [--interval MS] "
-	        "[--relay NETDEV=unix:PATH,tap=IF | --gate none] [--accept TYPE] [--dry-run] ...");
+	        "[--nic IFNAME | --relay NETDEV=unix:PATH,tap=IF | --gate none] [--accept TYPE] [--dry-run] ...");
 }
 
 static int cmd_standby(struct ctl *c, int argc, char **argv)
 {
 	return start(c, "Standby", argc, argv,
-	             "NAME --qmp SOCKET [--relay NETDEV=unix:PATH,tap=IF] ...");
+	             "NAME --qmp SOCKET [--nic IFNAME | --relay NETDEV=unix:PATH,tap=IF] ...");
 }
 
 static int cmd_standby_args(struct ctl *c, int argc, char **argv)
@@ -407,7 +407,7 @@ static int cmd_restart(struct ctl *c, int argc, char **argv)
 }
 
 static const struct command commands[] = {
-        {"standby", cmd_standby, "NAME --qmp SOCKET [--relay NETDEV=unix:PATH,tap=IF] [OPTIONS]",
+        {"standby", cmd_standby, "NAME --qmp SOCKET [--nic IFNAME | --relay NETDEV=unix:PATH,tap=IF] [OPTIONS]",
          false},
         {"standby-args", cmd_standby_args, "NAME --qmp SOCKET", false},
         {"protect", cmd_protect, "NAME --qmp SOCKET --peer ADDRESS:PORT [OPTIONS] [--dry-run]",

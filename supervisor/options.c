@@ -141,11 +141,6 @@ static int set_allow_peer(struct request *rq, const struct option_def *d, const 
 
 static int set_choice(struct request *rq, const struct option_def *d, const char *v)
 {
-	if (strcmp(d->key, "gate") == 0) {
-		rq->gate_given = true;
-		rq->cfg.gate = MC_GATE_NONE;
-		return strcmp(v, "none") == 0 ? 0 : -EINVAL;
-	}
 	if (strcmp(d->key, "transport") == 0) {
 		if (strcmp(v, "tcp") != 0 && strcmp(v, "rdma") != 0 && strcmp(v, "auto") != 0)
 			return -EINVAL;
@@ -173,6 +168,25 @@ static int set_choice(struct request *rq, const struct option_def *d, const char
 	else
 		return -EINVAL;
 	return 0;
+}
+
+static int set_gate(struct request *rq, const struct option_def *d, const char *v)
+{
+	static const char *const names[] = {[REQUEST_GATE_AUTO] = "auto",
+	                                    [REQUEST_GATE_PLUG] = "plug",
+	                                    [REQUEST_GATE_RELAY] = "relay",
+	                                    [REQUEST_GATE_NONE] = "none"};
+
+	(void)d;
+	for (size_t i = 0; i < MC_ARRAY_SIZE(names); i++) {
+		if (strcmp(v, names[i]) != 0)
+			continue;
+		rq->gate = (enum request_gate)i;
+		if (rq->gate == REQUEST_GATE_NONE)
+			rq->gate_given = true;
+		return 0;
+	}
+	return -EINVAL;
 }
 
 static int set_flag(struct request *rq, const struct option_def *d, const char *v)
@@ -238,9 +252,34 @@ static int set_relay(struct request *rq, const struct option_def *d, const char 
 			return -EINVAL;
 	if (!n.tap[0] == !n.sock[0])
 		return -EINVAL;
-	rq->cfg.gate = MC_GATE_RELAY;
 	rq->gate_given = true;
 	rq->cfg.nic[rq->cfg.nnics++] = n;
+	request_set_gate(rq);
+	return 0;
+}
+
+/* IFNAME[,netns=NS] */
+static int set_nic(struct request *rq, const struct option_def *d, const char *v)
+{
+	struct mc_nic n = {.kind = MC_GATE_PLUG};
+	const char *comma = strchr(v, ',');
+	size_t len = comma ? (size_t)(comma - v) : strlen(v);
+
+	(void)d;
+	if (rq->cfg.nnics == MC_NICS_MAX || !len || len >= sizeof(n.tap) ||
+	    (comma && strncmp(comma, ",netns=", 7) != 0))
+		return -EINVAL;
+	memcpy(n.tap, v, len);
+	if (strpbrk(n.tap, "/ \t") || !strcmp(n.tap, ".") || !strcmp(n.tap, "..") ||
+	    (comma && copy_field(n.netns, sizeof(n.netns), comma + 7) < 0))
+		return -EINVAL;
+	for (uint32_t i = 0; i < rq->cfg.nnics; i++)
+		if (strcmp(rq->cfg.nic[i].tap, n.tap) == 0 &&
+		    strcmp(rq->cfg.nic[i].netns, n.netns) == 0)
+			return -EINVAL;
+	rq->gate_given = true;
+	rq->cfg.nic[rq->cfg.nnics++] = n;
+	request_set_gate(rq);
 	return 0;
 }
 
@@ -254,7 +293,9 @@ static const struct option_def options[] = {
         {"accept", "device types, comma separated", false, false, set_accept, 0, 0, 0, 0, 0},
         {"relay", "NETDEV=unix:PATH,tap=IF[,netns=NS] (at most 8)", false, false, set_relay, 0, 0,
          0, 0, 0},
-        {"gate", "none (or give --relay)", false, false, set_choice, 0, 0, 0, 0, 0},
+        {"nic", "IFNAME[,netns=NS] of a tap that QEMU has open (at most 8, each once)", false,
+         false, set_nic, 0, 0, 0, 0, 0},
+        {"gate", "auto, plug, relay or none", false, false, set_gate, 0, 0, 0, 0, 0},
         {"transport", "tcp, rdma or auto", false, false, set_choice, 0, 0, 0, 0, 0},
         {"tracker", "auto, uffd or soft-dirty", false, false, set_choice, 0, 0, 0, 0, 0},
         {"on-overload", "throttle, hold or unprotect", true, false, set_choice, 0, 0, 0, 0, 0},
@@ -325,7 +366,7 @@ const char *option_name(unsigned i, bool *flag)
 
 bool option_repeats(const char *key)
 {
-	static const char *const keys[] = {"relay", "tap", "accept", "allow-peer"};
+	static const char *const keys[] = {"relay", "nic", "accept", "allow-peer"};
 
 	for (size_t i = 0; i < MC_ARRAY_SIZE(keys); i++)
 		if (strcmp(keys[i], key) == 0)
@@ -374,6 +415,40 @@ void request_secure(struct request *rq, const char *dir)
 	strcpy(rq->cfg.tls_dir, dir);
 }
 
+bool request_takes_taps(const struct request *rq)
+{
+	for (uint32_t i = 0; i < rq->cfg.nnics; i++)
+		if (rq->cfg.nic[i].kind == MC_GATE_PLUG)
+			return false;
+	return rq->gate == REQUEST_GATE_AUTO || rq->gate == REQUEST_GATE_PLUG;
+}
+
+void request_set_gate(struct request *rq)
+{
+	rq->cfg.gate = MC_GATE_NONE;
+	for (uint32_t i = 0; i < rq->cfg.nnics; i++)
+		if (rq->cfg.nic[i].kind > rq->cfg.gate)
+			rq->cfg.gate = rq->cfg.nic[i].kind;
+}
+
+/* A sentence when the gate that was asked for isn't that of the NICs that were named. */
+static const char *check_gate(const struct request *rq)
+{
+	for (uint32_t i = 0; i < rq->cfg.nnics; i++) {
+		uint32_t kind = rq->cfg.nic[i].kind;
+
+		if (rq->gate == REQUEST_GATE_NONE)
+			return "gate none excludes relay and nic";
+		if (rq->gate == REQUEST_GATE_RELAY && kind == MC_GATE_PLUG)
+			return "gate relay can't hold a tap of QEMU's own; use -netdev dgram and "
+			       "relay instead of nic, or gate plug";
+		if (rq->gate == REQUEST_GATE_PLUG && kind == MC_GATE_RELAY)
+			return "gate plug can't hold a -netdev dgram; use -netdev tap and nic "
+			       "instead of relay, or gate relay";
+	}
+	return NULL;
+}
+
 int request_check(const struct request *rq, bool primary, char *why, size_t why_len)
 {
 	const char *text = NULL;
@@ -401,8 +476,8 @@ int request_check(const struct request *rq, bool primary, char *why, size_t why_
 		       "insecure, or give psk-file, which tells who connects";
 	else if (rq->params.max_memory / rq->params.slab_size < 4)
 		text = "max-memory must hold at least 4 slabs of slab-size";
-	else if (primary && rq->cfg.gate == MC_GATE_NONE && rq->cfg.nnics)
-		text = "gate none and relay exclude each other";
+	else
+		text = check_gate(rq);
 	if (!text)
 		return 0;
 	snprintf(why, why_len, "%s", text);
@@ -431,5 +506,12 @@ void request_gated(const struct request *rq, char *buf, size_t len)
 	buf[0] = '\0';
 	for (uint32_t i = 0; i < rq->cfg.nnics && n < len; i++)
 		n += (size_t)snprintf(buf + n, len - n, "%s%s", i ? "," : "",
-		                      rq->cfg.nic[i].netdev);
+		                      mc_nic_name(&rq->cfg.nic[i]));
+}
+
+void request_free(struct request *rq)
+{
+	if (rq)
+		free(rq->standby_args);
+	free(rq);
 }

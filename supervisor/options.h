@@ -12,14 +12,25 @@
 
 #include "../ipc/arena.h"
 
-/* What a caller asked for, checked. */
 struct manager;
 
+enum request_gate {
+	REQUEST_GATE_AUTO, /* the plug for taps, a relay where one was named */
+	REQUEST_GATE_PLUG,
+	REQUEST_GATE_RELAY,
+	REQUEST_GATE_NONE,
+};
+
+/* What a caller asked for, checked. */
 struct request {
 	struct mc_config cfg;
 	struct mc_arena_params params; /* ram_pages and side filled in later */
 	bool dry_run, args_only;
-	bool gate_given;
+	bool gate_given;                /* NICs were named, or none are wanted */
+	enum request_gate gate;         /* what the gate may be */
+	bool primary;                   /* filled in by the examination, as are: */
+	uint64_t ram_bytes;             /* of the guest */
+	char *standby_args;             /* malloc'ed */
 	struct sd_bus_message *message; /* the call to answer, owned; NULL: from a file */
 	/* Tells the end of what was asked for: 0 and a result, or negative errno and a sentence. */
 	void (*done)(struct manager *m, struct request *rq, int r, const char *text);
@@ -45,7 +56,16 @@ int request_check(const struct request *rq, bool primary, char *why, size_t why_
 /* Copies the values that may change while running into a live configuration. */
 void request_apply_running(const struct request *rq, struct mc_config *to);
 
-/* Comma separated netdev ids of the NICs; "" when there are none. */
+/* Taps that QEMU has open belong to the gate without being named. */
+bool request_takes_taps(const struct request *rq);
+
+/* The gate over all NICs: plug where one has it. */
+void request_set_gate(struct request *rq);
+
+/* Frees what the request owns, and itself; NULL is fine. */
+void request_free(struct request *rq);
+
+/* Comma separated names of the NICs; "" when there are none. */
 void request_gated(const struct request *rq, char *buf, size_t len);
 
 /* Names of all options, NULL at the end; *flag tells whether it takes no value. */

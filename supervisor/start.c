@@ -45,39 +45,113 @@ static void fill_qemu_paths(struct request *rq, json_t *dgram)
 	}
 }
 
+/* QEMU's taps that nobody named. */
+static void add_taps(struct request *rq, json_t *taps)
+{
+	size_t i;
+	json_t *t;
+
+	if (!request_takes_taps(rq))
+		return;
+	json_array_foreach (taps, i, t) {
+		struct mc_nic n = {.kind = MC_GATE_PLUG};
+
+		if (rq->cfg.nnics == MC_NICS_MAX)
+			break; /* the examination refused more */
+		snprintf(n.netdev, sizeof(n.netdev), "%s",
+		         json_string_value(json_object_get(t, "netdev")) ?: "");
+		snprintf(n.tap, sizeof(n.tap), "%s",
+		         json_string_value(json_object_get(t, "tap")) ?: "");
+		snprintf(n.netns, sizeof(n.netns), "%s",
+		         json_string_value(json_object_get(t, "netns")) ?: "");
+		rq->cfg.nic[rq->cfg.nnics++] = n;
+	}
+	request_set_gate(rq);
+}
+
+static void finish(struct manager *m, struct request *rq, int r, const char *text)
+{
+	rq->done(m, rq, r, text);
+	request_free(rq);
+}
+
+/* Everything was examined: the guest may start. */
+static void launch(struct manager *m, struct request *rq)
+{
+	struct guest *old = manager_find(m, rq->cfg.guest);
+	char why[1024] = "";
+	int r = 0;
+
+	if (old && !guest_replaceable(old)) {
+		snprintf(why, sizeof(why), "guest %s exists and is %s", rq->cfg.guest,
+		         mc_state_name(guest_state(old)));
+		r = -EEXIST;
+	} else if (!rq->args_only && !rq->dry_run) {
+		r = guest_start(m, rq, rq->primary ? MC_SIDE_PRIMARY : MC_SIDE_BACKUP,
+		                rq->ram_bytes, why, sizeof(why));
+		if (r < 0 && !why[0])
+			snprintf(why, sizeof(why), "guest %s: %s", rq->cfg.guest, strerror(-r));
+	}
+	finish(m, rq, r, r < 0 ? why : rq->args_only || rq->dry_run ? rq->standby_args : "");
+}
+
+static void gate_inspected(struct manager *m, struct request *rq, int status, const char *text)
+{
+	json_t *bad = json_loads(text, 0, NULL);
+	char why[2048];
+
+	(void)status;
+	if (json_is_array(bad) && !json_array_size(bad)) {
+		launch(m, rq);
+	} else if (json_is_array(bad)) {
+		join_refusals(bad, rq->cfg.guest, why, sizeof(why));
+		finish(m, rq, -EPERM, why);
+	} else {
+		snprintf(why, sizeof(why), "guest %s: its network interfaces can't be examined",
+		         rq->cfg.guest);
+		finish(m, rq, -EIO, why);
+	}
+	json_decref(bad);
+}
+
+/* A plug needs what not every kernel has: better refused now than half set up. */
+static void examine_gate(struct manager *m, struct request *rq)
+{
+	int r;
+
+	if (rq->cfg.gate != MC_GATE_PLUG || rq->args_only) {
+		launch(m, rq);
+		return;
+	}
+	r = inspect_run(m, rq, INSPECT_GATE, gate_inspected);
+	if (r < 0)
+		finish(m, rq, r, "can't examine its network interfaces");
+}
+
 static void inspected(struct manager *m, struct request *rq, bool primary, const char *text)
 {
 	json_t *j = json_loads(text, 0, NULL);
 	json_t *bad = json_object_get(j, primary ? "refusals" : "problems");
-	uint64_t ram = (uint64_t)json_integer_value(json_object_get(j, "ram_bytes"));
-	struct guest *old = manager_find(m, rq->cfg.guest);
-	const char *args = "";
+	const char *args = json_string_value(json_object_get(j, "standby_args"));
 	char why[2048] = "";
-	int r;
 
+	rq->primary = primary;
+	rq->ram_bytes = (uint64_t)json_integer_value(json_object_get(j, "ram_bytes"));
+	rq->standby_args = strdup(args ?: "");
 	if (!j || !json_is_array(bad)) {
 		snprintf(why, sizeof(why), "guest %s: QEMU behind %s can't be examined",
 		         rq->cfg.guest, rq->cfg.qmp);
-		r = -EIO;
-	} else if (json_array_size(bad) && !(rq->args_only && json_object_get(j, "standby_args"))) {
+		finish(m, rq, -EIO, why);
+	} else if (json_array_size(bad) && !(rq->args_only && args)) {
 		join_refusals(bad, rq->cfg.guest, why, sizeof(why));
-		r = -EPERM;
-	} else if (old && !guest_replaceable(old)) {
-		snprintf(why, sizeof(why), "guest %s exists and is %s", rq->cfg.guest,
-		         mc_state_name(guest_state(old)));
-		r = -EEXIST;
-	} else if (rq->args_only || rq->dry_run) {
-		args = json_string_value(json_object_get(j, "standby_args")) ?: "";
-		r = 0;
+		finish(m, rq, -EPERM, why);
+	} else if (!rq->standby_args) {
+		finish(m, rq, -ENOMEM, "out of memory");
 	} else {
 		fill_qemu_paths(rq, json_object_get(j, "dgram"));
-		r = guest_start(m, rq, primary ? MC_SIDE_PRIMARY : MC_SIDE_BACKUP, ram, why,
-		                sizeof(why));
-		if (r < 0 && !why[0])
-			snprintf(why, sizeof(why), "guest %s: %s", rq->cfg.guest, strerror(-r));
+		add_taps(rq, json_object_get(j, "taps"));
+		examine_gate(m, rq);
 	}
-	rq->done(m, rq, r, r < 0 ? why : args);
-	free(rq);
 	json_decref(j);
 }
 
@@ -143,7 +217,8 @@ int start_examine(struct manager *m, struct request *rq, bool primary, char *why
 		         rq->cfg.guest, JOBS_MAX);
 		return -EBUSY;
 	}
-	r = inspect_run(m, rq, primary, primary ? inspected_primary : inspected_standby);
+	r = inspect_run(m, rq, primary ? INSPECT_PRIMARY : INSPECT_STANDBY,
+	                primary ? inspected_primary : inspected_standby);
 	if (r < 0)
 		snprintf(why, why_len, "guest %s: can't examine its QEMU: %s", rq->cfg.guest,
 		         strerror(-r));

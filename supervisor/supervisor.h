@@ -211,10 +211,15 @@ int control_start(struct manager *m);
 int listen_start(struct manager *m);
 void listen_stop(struct manager *m);
 
-/* inspect.c: examines a QEMU in a child process. */
+/* inspect.c: examines a QEMU, or what a gate needs, in a child process. */
+enum inspection {
+	INSPECT_PRIMARY, /* mc-capture */
+	INSPECT_STANDBY, /* mc-restore */
+	INSPECT_GATE,    /* mc-netgate: the taps of rq->cfg.nic */
+};
 typedef void (*inspect_done_fn)(struct manager *m, struct request *rq, int status,
                                 const char *json);
-int inspect_run(struct manager *m, struct request *rq, bool primary, inspect_done_fn done);
+int inspect_run(struct manager *m, struct request *rq, enum inspection what, inspect_done_fn done);
 
 /* metrics-text.c: all metrics as Prometheus reads them, malloc'ed; NULL: no memory. */
 char *metrics_text(const struct manager *m);

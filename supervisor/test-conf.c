@@ -81,7 +81,8 @@ static const struct {
         {"qmp = /q\n", ".conf: role is missing"},
         {"role = standby\n", ".conf: qmp is missing"},
         {"role = primary\nqmp = /q\ngate = none\n", ".conf: peer is missing"},
-        {"role = primary\nqmp = /q\npeer = 127.0.0.1:1\n", "how the guest's output is held"},
+        {"role = primary\nqmp = /q\npeer = 127.0.0.1:1\nnic = tap0\ngate = relay\n",
+         "gate relay can't hold a tap"},
         {"role = standby\nqmp = /q\ndry-run = yes\n", ".conf:3: there is no key 'dry-run'"},
         {"role = standby\nqmp =\n", ".conf:2: qmp: ''"},
 };

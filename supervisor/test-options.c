@@ -119,6 +119,11 @@ static void test_bad_values(void **state)
 	        {"relay", "n0=unix:/x,tap=a,sock=/y"},
 	        {"relay", "n0=unix:/x,tap=0123456789abcdef"},
 	        {"relay", "n0=unix:/x,colour=red"},
+	        {"nic", ""},
+	        {"nic", "0123456789abcdef"},
+	        {"nic", "tap0,netns="},
+	        {"nic", "tap0,colour=red"},
+	        {"nic", "../tap0"},
 	        {"qmp", ""},
 	};
 
@@ -136,6 +141,45 @@ static void test_bad_values(void **state)
 	assert_int_equal(set("colour", "red"), -ENOENT);
 	assert_int_equal(option_set(&rq, "qmp", "/x", true, why, sizeof(why)), -EPERM);
 	assert_int_equal(option_set(&rq, "interval", "50", true, why, sizeof(why)), 0);
+}
+
+/* Which gate NICs get, and which can't be had together. */
+static void test_gates(void **state)
+{
+	(void)state;
+	request_init(&rq);
+	assert_true(request_takes_taps(&rq));
+	assert_int_equal(set("nic", "tap0"), 0);
+	assert_int_equal(set("nic", "tap0,netns=blue"), 0);
+	assert_int_equal(set("nic", "tap0"), -EINVAL);
+	assert_int_equal(rq.cfg.nnics, 2);
+	assert_int_equal(rq.cfg.gate, MC_GATE_PLUG);
+	assert_string_equal(rq.cfg.nic[1].netns, "blue");
+	/* Taps were named: no others are taken. */
+	assert_false(request_takes_taps(&rq));
+	assert_int_equal(set("qmp", "/run/q"), 0);
+	assert_int_equal(set("peer", "127.0.0.1:7911"), 0);
+	assert_int_equal(request_check(&rq, true, why, sizeof(why)), 0);
+	assert_int_equal(set("gate", "plug"), 0);
+	assert_int_equal(request_check(&rq, true, why, sizeof(why)), 0);
+	assert_int_equal(set("gate", "relay"), 0);
+	assert_int_equal(request_check(&rq, true, why, sizeof(why)), -EINVAL);
+	assert_int_equal(set("gate", "none"), 0);
+	assert_int_equal(request_check(&rq, true, why, sizeof(why)), -EINVAL);
+	assert_int_equal(set("relay", "n0=unix:/run/r0,tap=tap1"), 0);
+	assert_int_equal(set("gate", "plug"), 0);
+	assert_int_equal(request_check(&rq, true, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "dgram"));
+	/* Both kinds beside each other. */
+	assert_int_equal(set("gate", "auto"), 0);
+	assert_int_equal(request_check(&rq, true, why, sizeof(why)), 0);
+	assert_int_equal(rq.cfg.gate, MC_GATE_PLUG);
+	request_init(&rq);
+	assert_int_equal(set("relay", "n0=unix:/run/r0,tap=tap1"), 0);
+	assert_int_equal(rq.cfg.gate, MC_GATE_RELAY);
+	assert_true(request_takes_taps(&rq));
+	assert_int_equal(set("gate", "relay"), 0);
+	assert_false(request_takes_taps(&rq));
 }
 
 static void test_too_many_nics(void **state)
@@ -183,7 +227,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_good_values), cmocka_unit_test(test_security),
 	        cmocka_unit_test(test_bad_values),  cmocka_unit_test(test_too_many_nics),
-	        cmocka_unit_test(test_terms),
+	        cmocka_unit_test(test_gates),       cmocka_unit_test(test_terms),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
