@@ -91,17 +91,25 @@ void queue_mark(struct queue *q, uint64_t epoch)
 	q->mark = epoch;
 }
 
-bool queue_peek(const struct queue *q, struct frame *ret)
+unsigned queue_peek_many(const struct queue *q, struct frame *ret, unsigned max)
 {
 	const struct queue_chunk *c = q->first;
-	struct head h;
+	unsigned n = 0;
 
-	if (!c || c->begin == c->end)
-		return false;
-	memcpy(&h, c->data + c->begin, sizeof(h));
-	*ret = (struct frame){
-	        .data = c->data + c->begin + sizeof(h), .len = h.len, .epoch = h.epoch};
-	return true;
+	for (size_t at = c ? c->begin : 0; c && at < c->end && n < max; n++) {
+		struct head h;
+
+		memcpy(&h, c->data + at, sizeof(h));
+		ret[n] = (struct frame){
+		        .data = c->data + at + sizeof(h), .len = h.len, .epoch = h.epoch};
+		at += padded(h.len);
+	}
+	return n;
+}
+
+bool queue_peek(const struct queue *q, struct frame *ret)
+{
+	return queue_peek_many(q, ret, 1) == 1;
 }
 
 void queue_pop(struct queue *q)

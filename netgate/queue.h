@@ -39,8 +39,10 @@ int queue_push(struct queue *q, const void *data, size_t len);
 /* All frames without an epoch get @epoch; later ones are open again. */
 void queue_mark(struct queue *q, uint64_t epoch);
 
-/* Looks at frame @ahead places behind the head (walks from the head). false: none. */
+/* The frame at the head. false: none. */
 bool queue_peek(const struct queue *q, struct frame *ret);
+/* Up to @max frames from the head on, as many as lie in its chunk. Returns how many. */
+unsigned queue_peek_many(const struct queue *q, struct frame *ret, unsigned max);
 void queue_pop(struct queue *q);
 
 #endif

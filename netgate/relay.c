@@ -20,7 +20,19 @@
 #include "queue.h"
 #include "tap.h"
 
-#define BATCH 256 /* frames before others get their turn */
+#define BURST    32  /* frames a system call */
+#define BURSTS   8   /* before others get their turn */
+#define RETRY_US 500 /* until a receiver that was full is tried again */
+#define SNDBUF   (8 << 20)
+#define MARKS    64
+
+/* Frames on their way through. */
+struct burst {
+	struct mmsghdr m[BURST];
+	struct iovec v[BURST];
+	struct sockaddr_un from[BURST];
+	uint8_t data[BURST][FRAME_MAX];
+};
 
 struct relay {
 	struct gate_nic nic;
@@ -35,7 +47,15 @@ struct relay {
 	enum gate_mode mode;
 	struct queue held;
 	uint64_t released; /* newest epoch that was released */
-	uint8_t buf[FRAME_MAX];
+	sd_event_source *retry;
+	/* The check that never finds anything: bytes that left against what marks allow. */
+	uint64_t in, out, allowed;
+	struct {
+		uint64_t epoch, in;
+	} mark[MARKS];
+	struct burst b; /* read */
+	struct mmsghdr out_m[BURST];
+	struct iovec out_v[BURST];
 };
 
 static struct relay *to_relay(struct gate_nic *n)
@@ -49,15 +69,78 @@ static void held_metrics(struct relay *r, int64_t frames, int64_t bytes)
 	mc_metric_add(r->m, MC_M_HELD_BYTES, (uint64_t)bytes);
 }
 
-/* A frame to the world. A full tap or socket drops it, as a full wire would. */
-static void send_out(struct relay *r, const void *frame, size_t len)
+/*
+ * Sends @n frames of out_v[] to the world.  How many are done with: fewer than @n when the
+ * receiver is full.  What can't be sent for another reason is lost, as on a wire.
+ */
+static unsigned send_burst(struct relay *r, unsigned n)
 {
-	ssize_t n = r->world_is_sock
-	                    ? sendto(r->world, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL,
-	                             (struct sockaddr *)&r->world_addr, sizeof(r->world_addr))
-	                    : write(r->world, frame, len);
+	unsigned done = 0;
 
-	mc_metric_add(r->m, n < 0 ? MC_M_PURGED : MC_M_FRAMES_OUT, 1);
+	while (done < n) {
+		int k;
+
+		if (r->world_is_sock)
+			k = sendmmsg(r->world, r->out_m + done, n - done,
+			             MSG_DONTWAIT | MSG_NOSIGNAL);
+		else
+			k = write(r->world, r->out_v[done].iov_base, r->out_v[done].iov_len) < 0
+			            ? -1
+			            : 1;
+		if (k < 0 && errno == EAGAIN)
+			break;
+		for (int i = 0; i < k; i++)
+			r->out += r->out_v[done + (unsigned)i].iov_len;
+		mc_metric_add(r->m, k < 0 ? MC_M_PURGED : MC_M_FRAMES_OUT, k < 0 ? 1 : (uint64_t)k);
+		done += k < 0 ? 1 : (unsigned)k;
+	}
+	return done;
+}
+
+static void retry_later(struct relay *r)
+{
+	(void)sd_event_source_set_time_relative(r->retry, RETRY_US);
+	(void)sd_event_source_set_enabled(r->retry, SD_EVENT_ONESHOT);
+}
+
+/* Sends of the queue what may leave. */
+static void flush(struct relay *r)
+{
+	struct frame f[BURST];
+
+	while (r->mode != GATE_SHUT) {
+		unsigned n = queue_peek_many(&r->held, f, BURST), may = 0, done;
+
+		while (may < n && (r->mode == GATE_PASS || f[may].epoch <= r->released)) {
+			r->out_v[may] = (struct iovec){(void *)f[may].data, f[may].len};
+			may++;
+		}
+		if (!may)
+			break;
+		done = send_burst(r, may);
+		for (unsigned i = 0; i < done; i++) {
+			held_metrics(r, -1, -(int64_t)f[i].len);
+			queue_pop(&r->held);
+		}
+		(void)mc_fault(MC_FAULT_NETGATE_RELEASED_ONE);
+		if (done < may) {
+			retry_later(r);
+			break;
+		}
+	}
+	if (r->mode == GATE_HOLD && r->out > r->allowed) {
+		mc_metric_add(r->m, MC_M_LEAKS, 1);
+		mc_metric_add(r->m, MC_M_LEAKED_BYTES, r->out - r->allowed);
+		r->allowed = r->out;
+	}
+}
+
+static int on_retry(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	(void)s;
+	(void)usec;
+	flush(userdata);
+	return 0;
 }
 
 /* QEMU's socket, when it is there. */
@@ -96,41 +179,59 @@ static void send_in(struct relay *r, const void *frame, size_t len)
 	mc_metric_add(r->m, n < 0 ? MC_M_PURGED : MC_M_FRAMES_IN, 1);
 }
 
-static void take_frame(struct relay *r, size_t len)
+static void keep(struct relay *r, const void *frame, size_t len)
 {
-	if (r->mode == GATE_PASS) {
-		send_out(r, r->buf, len);
-	} else if (r->mode == GATE_HOLD) {
-		if (queue_push(&r->held, r->buf, len) == 0)
-			held_metrics(r, 1, (int64_t)len);
-		else
-			mc_metric_add(r->m, MC_M_GATE_DROPS, 1);
+	if (queue_push(&r->held, frame, len) == 0) {
+		held_metrics(r, 1, (int64_t)len);
+		r->in += len;
+	} else {
+		mc_metric_add(r->m, MC_M_GATE_DROPS, 1);
 	}
 }
 
-/* Reads up to @max frames of the guest. Returns how many there were. */
-static int read_qemu(struct relay *r, int max)
+/* Where to send QEMU's frames to is learnt from where its own come from. */
+static void learn_qemu(struct relay *r, const struct msghdr *h)
+{
+	const struct sockaddr_un *from = h->msg_name;
+
+	if (r->spec.qemu_path[0] || h->msg_namelen <= offsetof(struct sockaddr_un, sun_path) + 1 ||
+	    strncmp(r->qemu_addr.sun_path, from->sun_path, sizeof(from->sun_path)) == 0)
+		return;
+	r->qemu_addr = *from;
+	(void)connect_qemu(r);
+}
+
+/* Frames that pass go on without a copy, unless others wait before them. */
+static void take_burst(struct relay *r, unsigned n)
+{
+	unsigned done = 0;
+
+	if (r->mode == GATE_PASS && !r->held.frames) {
+		for (unsigned i = 0; i < n; i++)
+			r->out_v[i] = (struct iovec){r->b.data[i], r->b.m[i].msg_len};
+		done = send_burst(r, n);
+		for (unsigned i = 0; i < done; i++)
+			r->in += r->b.m[i].msg_len;
+	}
+	for (; done < n && r->mode != GATE_SHUT; done++)
+		keep(r, r->b.data[done], r->b.m[done].msg_len);
+	if (r->mode == GATE_PASS && r->held.frames)
+		retry_later(r);
+}
+
+/* Reads a burst of the guest's frames. False: no more are there. */
+static bool read_qemu(struct relay *r)
 {
 	int n;
 
-	for (n = 0; n < max; n++) {
-		struct sockaddr_un from;
-		socklen_t from_len = sizeof(from);
-		ssize_t len = recvfrom(r->qemu, r->buf, sizeof(r->buf), MSG_DONTWAIT,
-		                       (struct sockaddr *)&from, &from_len);
-
-		if (len <= 0)
-			break;
-		/* Where to send its frames to is learnt from where they come from. */
-		if (!r->spec.qemu_path[0] &&
-		    from_len > offsetof(struct sockaddr_un, sun_path) + 1 &&
-		    strncmp(r->qemu_addr.sun_path, from.sun_path, sizeof(from.sun_path)) != 0) {
-			r->qemu_addr = from;
-			(void)connect_qemu(r);
-		}
-		take_frame(r, (size_t)len);
-	}
-	return n;
+	for (unsigned i = 0; i < BURST; i++)
+		r->b.m[i].msg_hdr.msg_namelen = sizeof(r->b.from[i]);
+	n = recvmmsg(r->qemu, r->b.m, BURST, MSG_DONTWAIT, NULL);
+	if (n <= 0)
+		return false;
+	learn_qemu(r, &r->b.m[n - 1].msg_hdr);
+	take_burst(r, (unsigned)n);
+	return true;
 }
 
 static int on_qemu(sd_event_source *s, int fd, uint32_t revents, void *userdata)
@@ -138,7 +239,8 @@ static int on_qemu(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 	(void)s;
 	(void)fd;
 	(void)revents;
-	(void)read_qemu(userdata, BATCH);
+	for (int i = 0; i < BURSTS && read_qemu(userdata); i++)
+		;
 	return 0;
 }
 
@@ -148,40 +250,35 @@ static int on_world(sd_event_source *s, int fd, uint32_t revents, void *userdata
 
 	(void)s;
 	(void)revents;
-	for (int n = 0; n < BATCH; n++) {
-		ssize_t len = r->world_is_sock ? recv(fd, r->buf, sizeof(r->buf), MSG_DONTWAIT)
-		                               : read(fd, r->buf, sizeof(r->buf));
+	for (int n = 0; n < BURST * BURSTS; n++) {
+		uint8_t *buf = r->b.data[0];
+		ssize_t len = r->world_is_sock ? recv(fd, buf, FRAME_MAX, MSG_DONTWAIT)
+		                               : read(fd, buf, FRAME_MAX);
 
 		if (len <= 0)
 			break;
 		/* A standby that is fed while it waits would answer all of it when it starts. */
 		if (r->mode != GATE_SHUT)
-			send_in(r, r->buf, (size_t)len);
+			send_in(r, buf, (size_t)len);
 	}
 	return 0;
-}
-
-static void empty_queue(struct relay *r, bool send)
-{
-	struct frame f;
-
-	while (queue_peek(&r->held, &f)) {
-		if (send)
-			send_out(r, f.data, f.len);
-		held_metrics(r, -1, -(int64_t)f.len);
-		queue_pop(&r->held);
-	}
 }
 
 static int relay_set_mode(struct gate_nic *n, enum gate_mode mode)
 {
 	struct relay *r = to_relay(n);
+	struct frame f;
 
 	if (mode == r->mode)
 		return 0;
-	if (mode != GATE_HOLD)
-		empty_queue(r, mode == GATE_PASS);
 	r->mode = mode;
+	if (mode == GATE_HOLD)
+		r->allowed = r->in; /* what passed before but hasn't left yet */
+	while (mode == GATE_SHUT && queue_peek(&r->held, &f)) {
+		held_metrics(r, -1, -(int64_t)f.len);
+		queue_pop(&r->held);
+	}
+	flush(r);
 	return 0;
 }
 
@@ -190,27 +287,23 @@ static int relay_barrier(struct gate_nic *n, uint64_t epoch)
 	struct relay *r = to_relay(n);
 
 	/* The guest is stopped and QEMU's writes are synchronous: what isn't here now never was. */
-	while (read_qemu(r, BATCH) == BATCH)
+	while (read_qemu(r))
 		;
 	queue_mark(&r->held, epoch);
+	r->mark[epoch % MARKS].epoch = epoch;
+	r->mark[epoch % MARKS].in = r->in;
 	return 1;
 }
 
 static int relay_release(struct gate_nic *n, uint64_t epoch)
 {
 	struct relay *r = to_relay(n);
-	struct frame f;
 
 	r->released = mc_max_u64(r->released, epoch);
-	while (queue_peek(&r->held, &f) && f.epoch <= epoch) {
-		/* Never true; counted, since a leak is the one thing that must not go unseen. */
-		if (f.epoch > r->released || f.epoch == EPOCH_OPEN)
-			mc_metric_add(r->m, MC_M_LEAKS, 1);
-		send_out(r, f.data, f.len);
-		(void)mc_fault(MC_FAULT_NETGATE_RELEASED_ONE);
-		held_metrics(r, -1, -(int64_t)f.len);
-		queue_pop(&r->held);
-	}
+	for (unsigned i = 0; i < MARKS; i++)
+		if (r->mark[i].epoch && r->mark[i].epoch <= epoch)
+			r->allowed = mc_max_u64(r->allowed, r->mark[i].in);
+	flush(r);
 	return 1;
 }
 
@@ -229,6 +322,7 @@ static struct gate_nic *relay_close(struct gate_nic *n, bool undo)
 		return NULL;
 	sd_event_source_disable_unref(r->qemu_io);
 	sd_event_source_disable_unref(r->world_io);
+	sd_event_source_disable_unref(r->retry);
 	mc_closep(&r->qemu);
 	mc_closep(&r->world);
 	mc_closep(&r->to_qemu);
@@ -239,12 +333,18 @@ static struct gate_nic *relay_close(struct gate_nic *n, bool undo)
 
 static int open_world(struct relay *r, char *why, size_t why_len)
 {
+	int fd, room = SNDBUF;
+
 	if (r->spec.sock[0]) {
 		r->world_is_sock = true;
 		r->world_addr.sun_family = AF_UNIX;
 		snprintf(r->world_addr.sun_path, sizeof(r->world_addr.sun_path), "%s",
 		         r->spec.sock);
-		return dgram_open(r->spec.sock_local, why, why_len);
+		fd = dgram_open(r->spec.sock_local, why, why_len);
+		/* A release comes in one go: it needs room. */
+		if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)) < 0)
+			(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+		return fd;
 	}
 	return tap_open(r->spec.tap, r->spec.netns, why, why_len);
 }
@@ -266,6 +366,31 @@ static int open_to_qemu(struct relay *r)
 	return 0;
 }
 
+static void prepare_bursts(struct relay *r)
+{
+	for (unsigned i = 0; i < BURST; i++) {
+		r->b.v[i] = (struct iovec){r->b.data[i], FRAME_MAX};
+		r->b.m[i].msg_hdr = (struct msghdr){
+		        .msg_iov = &r->b.v[i], .msg_iovlen = 1, .msg_name = &r->b.from[i]};
+		r->out_m[i].msg_hdr = (struct msghdr){.msg_iov = &r->out_v[i],
+		                                      .msg_iovlen = 1,
+		                                      .msg_name = &r->world_addr,
+		                                      .msg_namelen = sizeof(r->world_addr)};
+	}
+}
+
+static int start_events(struct relay *r)
+{
+	int e = sd_event_add_io(r->event, &r->qemu_io, r->qemu, EPOLLIN, on_qemu, r);
+
+	if (e >= 0)
+		e = sd_event_add_io(r->event, &r->world_io, r->world, EPOLLIN, on_world, r);
+	if (e >= 0)
+		e = sd_event_add_time_relative(r->event, &r->retry, CLOCK_MONOTONIC, 0,
+		                               RETRY_US / 4, on_retry, r);
+	return e < 0 ? e : sd_event_source_set_enabled(r->retry, SD_EVENT_OFF);
+}
+
 static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, const struct gate_env *env,
                       char *why, size_t why_len)
 {
@@ -281,6 +406,7 @@ static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, const st
 	r->event = env->event;
 	r->mode = GATE_SHUT;
 	queue_init(&r->held, env->limit);
+	prepare_bursts(r);
 	if (spec->qemu_path[0]) {
 		r->qemu_addr.sun_family = AF_UNIX;
 		snprintf(r->qemu_addr.sun_path, sizeof(r->qemu_addr.sun_path), "%s",
@@ -292,9 +418,7 @@ static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, const st
 	if (e >= 0)
 		e = open_to_qemu(r);
 	if (e >= 0)
-		e = sd_event_add_io(env->event, &r->qemu_io, r->qemu, EPOLLIN, on_qemu, r);
-	if (e >= 0)
-		e = sd_event_add_io(env->event, &r->world_io, r->world, EPOLLIN, on_world, r);
+		e = start_events(r);
 	if (e < 0) {
 		relay_close(&r->nic, true);
 		return e;

@@ -16,6 +16,7 @@ int main(int argc, char **argv)
 	        {"order", plug_order_tests, n_plug_order_tests},
 	        {"harm", plug_harm_tests, n_plug_harm_tests},
 	        {"death", plug_death_tests, n_plug_death_tests},
+	        {"process", plug_process_tests, n_plug_process_tests},
 	};
 	int bad = 0;
 
