@@ -415,40 +415,6 @@ void request_secure(struct request *rq, const char *dir)
 	strcpy(rq->cfg.tls_dir, dir);
 }
 
-bool request_takes_taps(const struct request *rq)
-{
-	for (uint32_t i = 0; i < rq->cfg.nnics; i++)
-		if (rq->cfg.nic[i].kind == MC_GATE_PLUG)
-			return false;
-	return rq->gate == REQUEST_GATE_AUTO || rq->gate == REQUEST_GATE_PLUG;
-}
-
-void request_set_gate(struct request *rq)
-{
-	rq->cfg.gate = MC_GATE_NONE;
-	for (uint32_t i = 0; i < rq->cfg.nnics; i++)
-		if (rq->cfg.nic[i].kind > rq->cfg.gate)
-			rq->cfg.gate = rq->cfg.nic[i].kind;
-}
-
-/* A sentence when the gate that was asked for isn't that of the NICs that were named. */
-static const char *check_gate(const struct request *rq)
-{
-	for (uint32_t i = 0; i < rq->cfg.nnics; i++) {
-		uint32_t kind = rq->cfg.nic[i].kind;
-
-		if (rq->gate == REQUEST_GATE_NONE)
-			return "gate none excludes relay and nic";
-		if (rq->gate == REQUEST_GATE_RELAY && kind == MC_GATE_PLUG)
-			return "gate relay can't hold a tap of QEMU's own; use -netdev dgram and "
-			       "relay instead of nic, or gate plug";
-		if (rq->gate == REQUEST_GATE_PLUG && kind == MC_GATE_RELAY)
-			return "gate plug can't hold a -netdev dgram; use -netdev tap and nic "
-			       "instead of relay, or gate relay";
-	}
-	return NULL;
-}
-
 int request_check(const struct request *rq, bool primary, char *why, size_t why_len)
 {
 	const char *text = NULL;
@@ -477,7 +443,7 @@ int request_check(const struct request *rq, bool primary, char *why, size_t why_
 	else if (rq->params.max_memory / rq->params.slab_size < 4)
 		text = "max-memory must hold at least 4 slabs of slab-size";
 	else
-		text = check_gate(rq);
+		text = request_gate_mistake(rq);
 	if (!text)
 		return 0;
 	snprintf(why, why_len, "%s", text);
@@ -497,16 +463,6 @@ void request_apply_running(const struct request *rq, struct mc_config *to)
 	atomic_store(&to->gate_limit, atomic_load(&f->gate_limit));
 	atomic_store(&to->max_bandwidth, atomic_load(&f->max_bandwidth));
 	atomic_fetch_add(&to->generation, 1);
-}
-
-void request_gated(const struct request *rq, char *buf, size_t len)
-{
-	size_t n = 0;
-
-	buf[0] = '\0';
-	for (uint32_t i = 0; i < rq->cfg.nnics && n < len; i++)
-		n += (size_t)snprintf(buf + n, len - n, "%s%s", i ? "," : "",
-		                      mc_nic_name(&rq->cfg.nic[i]));
 }
 
 void request_free(struct request *rq)

@@ -62,6 +62,9 @@ bool request_takes_taps(const struct request *rq);
 /* The gate over all NICs: plug where one has it. */
 void request_set_gate(struct request *rq);
 
+/* A sentence when the gate that was asked for isn't that of the NICs that were named, or NULL. */
+const char *request_gate_mistake(const struct request *rq);
+
 /* Frees what the request owns, and itself; NULL is fine. */
 void request_free(struct request *rq);
 
