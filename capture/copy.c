@@ -120,6 +120,14 @@ static void copy_page(struct capture *c, uint64_t page)
 	l->meta->used += MC_PAGE_SIZE;
 }
 
+/* @pages more pages fit the slab that is being filled. */
+static bool fits(const struct capture *c, uint32_t pages)
+{
+	const struct mc_slab_meta *m = c->list.meta;
+
+	return m && m->kind == MC_KIND_PAGES && m->pages + pages <= c->list.pages_max;
+}
+
 static int copy_words(struct capture *c, const _Atomic uint64_t *bitmap, uint64_t *word,
                       uint64_t to, uint64_t epoch, bool in_pause, uint32_t max, uint64_t *pages)
 {
@@ -130,18 +138,21 @@ static int copy_words(struct capture *c, const _Atomic uint64_t *bitmap, uint64_
 
 		if (!bits)
 			continue;
-		if (!c->list.meta || c->list.meta->kind != MC_KIND_PAGES ||
-		    c->list.meta->pages + need > c->list.pages_max) {
+		if (!fits(c, need)) {
 			if (c->list.n >= max)
 				return 0;
 			r = next_slab(c, epoch, in_pause);
 			if (r < 0)
 				return r;
-			(void)mc_fault(MC_FAULT_CAPTURE_SLAB);
 		}
 		*pages += need;
-		for (; bits; bits &= bits - 1)
+		for (; bits; bits &= bits - 1) {
+			/* Small slabs hold less than a word's pages. */
+			r = fits(c, 1) ? 0 : next_slab(c, epoch, in_pause);
+			if (r < 0)
+				return r;
 			copy_page(c, *word * 64 + (uint64_t)__builtin_ctzll(bits));
+		}
 	}
 	return 0;
 }

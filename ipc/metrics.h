@@ -60,6 +60,7 @@ enum mc_metric_kind {
 	X(NACKS, "nacks", "1", MC_COUNTER, MC_ROLE_TRANSPORT)                                      \
 	X(RECONNECTS, "reconnects", "1", MC_COUNTER, MC_ROLE_TRANSPORT)                            \
 	X(BYTES_RECEIVED, "bytes_received", "bytes", MC_COUNTER, MC_ROLE_TRANSPORT)                \
+	X(STREAMS, "streams", "1", MC_GAUGE, MC_ROLE_TRANSPORT)                                    \
 	X(RTT, "rtt", "ns", MC_GAUGE, MC_ROLE_TRANSPORT)                                           \
 	X(PINNED, "pinned", "bytes", MC_GAUGE, MC_ROLE_TRANSPORT)                                  \
 	X(SLAB_BYTES_COPIED, "slab_bytes_copied", "bytes", MC_COUNTER, MC_ROLE_TRANSPORT)          \

@@ -43,6 +43,7 @@ static const struct {
                              sizeof(struct mc_wire_rdma_ask), false},
         [MC_MSG_RDMA_OFFER] = {"RDMA_OFFER", B, sizeof(struct mc_wire_rdma_offer),
                                sizeof(struct mc_wire_rdma_offer) + MC_WHY_MAX - 1, false},
+        [MC_MSG_BYE] = {"BYE", P, 0, 0, false},
 };
 
 const char *mc_msg_name(unsigned type)
@@ -141,7 +142,7 @@ static int check_hello(const struct mc_wire_hello *h, char *why, size_t why_len)
 		text = "HELLO with too many RAM blocks";
 	else if (h->description >= MC_DESC_TEXT)
 		text = "HELLO with too long a description";
-	else if (h->taken_over > 1 || h->resync > 1 || h->reserved[0] || h->reserved[1] ||
+	else if (h->taken_over > 1 || h->resync > 1 || h->reserved || h->stream >= MC_STREAMS_MAX ||
 	         (h->side != MC_SIDE_PRIMARY && h->side != MC_SIDE_BACKUP))
 		text = "HELLO with a field out of range";
 	if (!text)

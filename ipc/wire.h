@@ -16,6 +16,11 @@
  *   p PING, b PONG                           PONG echoes the PING's stamp; not after a takeover
  *   either END(reason), other END_ACK        protection ends; END_ACK after disarming
  *
+ * More connections (streams) may carry SLABs as well: each begins with a HELLO that names the main
+ * link, the backup answers with HELLO or closes it, then come SLABs, in the order of epoch and seq
+ * within each stream, at last BYE.  All other messages stay on the main link; COMMIT counts once
+ * all SLABs of its epoch are there.  A stream that ends without BYE ends the main link.
+ *
  * A connection that begins with RDMA_ASK carries nothing else: the backup answers RDMA_OFFER, and
  * the link is made by RDMA (wire-rdma.h).
  *
@@ -55,7 +60,8 @@ enum mc_msg {
 	MC_MSG_RDMA_ASK = 12,
 	MC_MSG_RDMA_OFFER = 13,
 	MC_MSG_TLS = 14,
-	MC_MSG_TYPES = 15,
+	MC_MSG_BYE = 15,
+	MC_MSG_TYPES = 16,
 };
 
 struct mc_wire_header {
@@ -104,9 +110,12 @@ struct mc_wire_hello {
 	uint32_t taken_over; /* backup: 1: I run the guest now; term in the header is mine */
 	uint32_t blocks;
 	uint32_t description;
-	uint32_t side;   /* enum mc_side of the sender */
-	uint32_t resync; /* backup: 1: holds nothing of yours, do the first copy */
-	uint64_t reserved[2];
+	uint32_t side;    /* enum mc_side of the sender */
+	uint32_t resync;  /* backup: 1: holds nothing of yours, do the first copy */
+	uint64_t link_id; /* primary: random, of the main link; a stream says which one it joins */
+	uint32_t
+	        stream; /* 0: the main link; 1 .. MC_STREAMS_MAX - 1: one that carries SLABs only */
+	uint32_t reserved;
 };
 _Static_assert(sizeof(struct mc_wire_hello) == 64 + 32 + 8 * 8 + 8 * 4 + 16, "wire");
 #define MC_WIRE_HELLO_MAX                                                                          \

@@ -214,6 +214,57 @@ static bool comes_again(struct restore *r, uint64_t epoch)
 	return m && m->epoch == epoch;
 }
 
+/* Takes one decoded slab into the assembly. 0 or negative errno: the epoch was refused. */
+static int take_decoded(struct restore *r, uint64_t epoch, const struct decode_job *job)
+{
+	struct assembly *as = &r->as;
+	int e = job->error;
+
+	if (e == 0 && mc_fault(MC_FAULT_RESTORE_DECODED) < 0) {
+		slab_free(r, job->out);
+		e = -EIO;
+	}
+	if (e < 0) {
+		(void)refuse_epoch(r, epoch, e, "a slab can't be decoded");
+		return e;
+	}
+	as->slab[as->n++] = job->out;
+	if (job->is_state && as->have_state) {
+		(void)refuse_epoch(r, epoch, -EBADMSG, "it has two device states");
+		return -EBADMSG;
+	}
+	as->have_state |= job->is_state;
+	return 0;
+}
+
+/* Decodes what follows in the ring, as many slabs at once as there are decoders. */
+static int decode_some(struct restore *r, uint64_t epoch, uint32_t slabs)
+{
+	struct decode_job job[MC_DECODERS_MAX];
+	uint32_t first = r->as.n;
+	unsigned n = 0, i;
+	mc_handle h;
+
+	while (n < decoders_count(r->decoders) && first + n < slabs &&
+	       mc_ring_peek(&r->in, first + n, &h) == 1) {
+		struct mc_slab_meta *m = mc_pool_claim(&r->a->slabs, h, MC_ROLE_TRANSPORT) < 0
+		                                 ? NULL
+		                                 : mc_pool_meta(&r->a->slabs, h);
+
+		if (!m || m->epoch != epoch || m->seq != first + n)
+			break; /* looked at when its turn comes */
+		job[n++] = (struct decode_job){.in = h};
+	}
+	decoders_run(r->decoders, job, n);
+	for (i = 0; i < n && take_decoded(r, epoch, &job[i]) == 0;)
+		i++;
+	/* Refused: what was decoded beyond that is of no use. */
+	while (++i < n)
+		if (job[i].error == 0)
+			slab_free(r, job[i].out);
+	return 1;
+}
+
 /*
  * Decodes the next slab.  The primary sends an epoch again after its link broke: what the ring
  * still has of the first try is dropped when slab 0 comes once more.
@@ -222,8 +273,6 @@ static int next_slab(struct restore *r, uint64_t epoch, uint32_t slabs, mc_handl
 {
 	struct assembly *as = &r->as;
 	struct mc_slab_meta *m;
-	bool is_state;
-	int e;
 
 	if (mc_pool_claim(&r->a->slabs, h, MC_ROLE_TRANSPORT) < 0 ||
 	    !(m = mc_pool_meta(&r->a->slabs, h)) || m->epoch != epoch)
@@ -241,18 +290,7 @@ static int next_slab(struct restore *r, uint64_t epoch, uint32_t slabs, mc_handl
 	}
 	if (m->seq != as->n || m->seq >= slabs)
 		return refuse_epoch(r, epoch, -EBADMSG, "its slabs are out of order");
-	e = slab_decode(r, h, &as->slab[as->n], &is_state);
-	if (e == 0 && mc_fault(MC_FAULT_RESTORE_DECODED) < 0) {
-		slab_free(r, as->slab[as->n]);
-		e = -EIO;
-	}
-	if (e < 0)
-		return refuse_epoch(r, epoch, e, "a slab can't be decoded");
-	as->n++;
-	if (is_state && as->have_state)
-		return refuse_epoch(r, epoch, -EBADMSG, "it has two device states");
-	as->have_state |= is_state;
-	return 1;
+	return decode_some(r, epoch, slabs);
 }
 
 static int assemble(struct restore *r, uint64_t epoch, enum mc_epoch_state st)

@@ -70,6 +70,7 @@ static int restore_work(struct mc_worker *w, void *ctx)
 	(void)w;
 	if (r->standby_gone)
 		return end_step(r);
+	decoders_set(r->decoders, atomic_load(&r->a->config->decoders));
 	if (s == MC_STATE_SYNCING)
 		e = sync_step(r);
 	if (e == 0 && !rehearse_holds(r) && (s == MC_STATE_SYNCING || s == MC_STATE_PROTECTED))
@@ -103,7 +104,7 @@ static int attach(struct restore *r)
 	if (mc_worker_confine(r->w, 0, 0) < 0)
 		return -EPERM;
 	if (e == 0)
-		e = decoder_new(&r->decoder, r->a->slabs.unit);
+		e = decoders_new(&r->decoders, r);
 	if (e == 0)
 		e = sd_event_add_io(r->w->event, &r->qmp_source, qmp_fd(r->q), EPOLLIN, on_qmp, r);
 	if (e < 0) {
@@ -152,7 +153,7 @@ void restore_done(struct restore *r)
 	r->arbiter = mc_arbiter_free(r->arbiter);
 	rehearse_abort(r, "mc-restore ends");
 	standby_detach(r);
-	r->decoder = decoder_free(r->decoder);
+	r->decoders = decoders_free(r->decoders);
 }
 
 const struct mc_worker_ops restore_ops = {

@@ -15,6 +15,7 @@
 #include "../ipc/worker.h"
 #include "../qmp/vm.h"
 #include "decode.h"
+#include "decoders.h"
 #include "rehearse.h"
 
 /* The epoch that is being decoded; the first n entries of the ring are its slabs 0 .. n - 1. */
@@ -33,7 +34,7 @@ struct restore {
 	uint8_t *ram[VM_BLOCKS_MAX];
 	int ram_fd[VM_BLOCKS_MAX];
 	uint64_t block_size[VM_BLOCKS_MAX];
-	struct decoder *decoder;
+	struct decoders *decoders;
 	struct mc_ring_end in;
 	struct assembly as;
 	bool resumed;      /* the standby runs */
@@ -85,8 +86,9 @@ void commit_drop_all(struct restore *r);              /* every slab in the ring,
 mc_handle commit_state_slab(const struct restore *r); /* device state of the committed epoch */
 
 /* slab.c: from encoded slabs to decoded ones of our own, and from there to the standby's RAM. */
-int slab_open(struct restore *r, mc_handle h, struct mc_enc_view *v);
-int slab_decode(struct restore *r, mc_handle h, mc_handle *ret, bool *is_state);
+int slab_open(struct restore *r, struct decoder *d, mc_handle h, struct mc_enc_view *v);
+/* Any thread, with a decoder of its own. */
+int slab_decode(struct restore *r, struct decoder *d, mc_handle h, mc_handle *ret, bool *is_state);
 int slab_apply(struct restore *r, mc_handle h); /* -EBADMSG: not what we had decoded */
 void slab_free(struct restore *r, mc_handle h); /* with its descriptors */
 int slab_put_page(void *ctx, uint32_t block, uint64_t offset, const uint8_t *content);

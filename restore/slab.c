@@ -17,7 +17,7 @@ void slab_free(struct restore *r, mc_handle h)
 	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);
 }
 
-int slab_open(struct restore *r, mc_handle h, struct mc_enc_view *v)
+int slab_open(struct restore *r, struct decoder *d, mc_handle h, struct mc_enc_view *v)
 {
 	struct mc_enc_limits lim = {
 	        .unit = r->a->slabs.unit, .nblocks = r->vm.nblocks, .block_size = r->block_size};
@@ -26,7 +26,7 @@ int slab_open(struct restore *r, mc_handle h, struct mc_enc_view *v)
 
 	if (!m)
 		return -ESTALE;
-	e = decoder_open(r->decoder, mc_pool_data(&r->a->slabs, h), m->used, &lim, v);
+	e = decoder_open(d, mc_pool_data(&r->a->slabs, h), m->used, &lim, v);
 	if (e == 0 && (v->h.epoch != m->epoch || v->h.seq != m->seq))
 		e = -EBADMSG;
 	return e;
@@ -79,14 +79,14 @@ static int new_slab(struct restore *r, const struct mc_enc_view *v, mc_handle *r
 	return 0;
 }
 
-int slab_decode(struct restore *r, mc_handle h, mc_handle *ret, bool *is_state)
+int slab_decode(struct restore *r, struct decoder *d, mc_handle h, mc_handle *ret, bool *is_state)
 {
 	struct mc_metrics_block *metrics = mc_worker_metrics(r->w);
 	uint64_t t = mc_now_ns();
 	struct mc_slab_meta *m;
 	struct mc_enc_view v;
 	struct sink s;
-	int e = slab_open(r, h, &v);
+	int e = slab_open(r, d, h, &v);
 
 	if (e == 0)
 		e = new_slab(r, &v, ret, &s);
@@ -94,10 +94,10 @@ int slab_decode(struct restore *r, mc_handle h, mc_handle *ret, bool *is_state)
 		return e;
 	*is_state = v.h.of_kind == MC_KIND_STATE;
 	if (*is_state) {
-		e = decode_state(r->decoder, &v, s.data);
+		e = decode_state(d, &v, s.data);
 		s.used = v.h.raw_len;
 	} else {
-		e = decode_pages(r->decoder, &v, r->ram, keep_page, &s);
+		e = decode_pages(d, &v, r->ram, keep_page, &s);
 	}
 	m = mc_pool_meta(&r->a->slabs, *ret);
 	if (e < 0 || !m) {

@@ -32,11 +32,11 @@ int sync_slab(struct restore *r, mc_handle h, const struct mc_slab_meta *m)
 		commit_drop_first(r, h);
 		return 1;
 	}
-	e = slab_open(r, h, &v);
+	e = slab_open(r, decoders_main(r->decoders), h, &v);
 	if (e == 0 && (v.h.of_kind != MC_KIND_PAGES || v.h.base || v.h.seq != (uint32_t)applied))
 		e = -EBADMSG;
 	if (e == 0)
-		e = decode_pages(r->decoder, &v, r->ram, slab_put_page, r);
+		e = decode_pages(decoders_main(r->decoders), &v, r->ram, slab_put_page, r);
 	if (e < 0) {
 		damaged(r, e);
 	} else {

@@ -186,58 +186,15 @@ static int method_set(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	return r;
 }
 
-static int set_stage_workers(struct guest *g, uint32_t n)
-{
-	uint32_t had = atomic_load(&g->arena.config->stage_workers);
-	int r = 0;
-
-	for (uint32_t i = had; i < n && r >= 0; i++) {
-		struct child *c = &g->child[mc_role_stage(i)];
-
-		c->given_up = false;
-		if (!c->pid)
-			r = child_spawn(c);
-		c->wanted = true;
-	}
-	if (r < 0)
-		return r;
-	/* Fewer: no new work from here on; what is in their rings they finish (watch.c ends them).
-	 */
-	atomic_store(&g->arena.config->stage_workers, n);
-	atomic_fetch_add(&g->arena.config->generation, 1);
-	ring(g);
-	watch_retire(g);
-	return 0;
-}
-
 static int method_workers(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
-	struct guest *g = userdata;
 	const char *stage;
-	enum mc_role role;
 	uint32_t n;
 	int r = sd_bus_message_read(msg, "su", &stage, &n);
 
-	if (r < 0)
-		return r;
-	if (mc_role_parse(stage, 0, &role) < 0 || role == MC_ROLE_SUPERVISOR)
-		return bus_error(e, -EINVAL,
-		                 "there is no stage '%.32s'; stages are capture, stage, "
-		                 "transport, netgate, restore",
-		                 stage);
-	if (role != MC_ROLE_STAGE0)
-		return n == 1 ? sd_bus_reply_method_return(msg, NULL)
-		              : bus_error(e, -EINVAL,
-		                          "%s works with exactly 1 process in this build", stage);
-	if (n < 1 || n > MC_STAGES_MAX)
-		return bus_error(e, -EINVAL, "stage: %u workers aren't allowed; 1..%d are", n,
-		                 MC_STAGES_MAX);
-	r = only_primary(g, e);
-	if (r < 0)
-		return r;
-	r = set_stage_workers(g, n);
-	return r < 0 ? bus_error(e, r, "guest %s: %s", g->name, strerror(-r))
-	             : sd_bus_reply_method_return(msg, NULL);
+	if (r >= 0)
+		r = workers_set(userdata, stage, n, e);
+	return r < 0 ? r : sd_bus_reply_method_return(msg, NULL);
 }
 
 /* --- properties ------------------------------------------------------------------------- */
@@ -352,6 +309,10 @@ static uint64_t number(const struct guest *g, const char *p)
 		return atomic_load(&g->arena.slabs.shm->strikes);
 	if (strcmp(p, "Workers") == 0)
 		return atomic_load(&g->arena.config->stage_workers);
+	if (strcmp(p, "Streams") == 0)
+		return atomic_load(&g->arena.config->streams);
+	if (strcmp(p, "Decoders") == 0)
+		return atomic_load(&g->arena.config->decoders);
 	return 0;
 }
 
@@ -468,6 +429,8 @@ static const sd_bus_vtable guest_vtable[] = {
         NUMBER("SlabsUsed"),
         NUMBER("Strikes"),
         NUMBER("Workers"),
+        NUMBER("Streams"),
+        NUMBER("Decoders"),
         SD_BUS_PROPERTY("Interval", "d", property_interval, 0, 0),
         SD_BUS_PROPERTY("Ratio", "d", property_ratio, 0, 0),
         SD_BUS_PROPERTY("Link", "b", property_link, 0, 0),

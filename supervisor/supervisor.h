@@ -170,6 +170,9 @@ int rehearse_begin(struct guest *g, sd_bus_message *msg, sd_bus_error *e);
 void rehearse_look(struct guest *g);
 void rehearse_finish(struct guest *g, int error, const char *text);
 
+/* workers.c: 0, or negative errno with the error set. */
+int workers_set(struct guest *g, const char *stage, uint32_t n, sd_bus_error *e);
+
 /* spawn.c */
 int child_spawn(struct child *c);
 /* Takes a running process over that another supervisor started. -ESRCH: it isn't that one. */

@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """More and fewer workers while the guest is protected, and what the arena says meanwhile."""
 
+import json
+
 import mctest
 import scenario as sc
 from mctest import check
 
 LOAD = "mc.redis=1 mc.memcheck=64:100"
+
+
+def prop(host, stage, name):
+    """A metric of a process."""
+    out = host.run("busctl", f"--address={host.bus}", "--json=short", "get-property", "org.microcheckpoint1",
+                   f"/org/microcheckpoint1/guest/vm/{stage}/0", "org.microcheckpoint1.Stage", name)
+    return json.loads(out)["data"]
 
 
 def arena(host, *args):
@@ -43,7 +52,7 @@ def test_stage_workers_under_load():
         sc.write_for(redis, 1)
         before = max(gaps(arena(w.a)))
         worst = 0
-        for n in (16, 2, 7, 1, 4, 16, 1):
+        for n in (16, 3, 1, 8, 1):
             w.a.mcctl("workers", "vm", "stage", n)
             sc.write_for(redis, 0.4)
             worst = max(worst, max(gaps(arena(w.a))[-30:]))
@@ -62,6 +71,56 @@ def test_stage_workers_under_load():
         check(redis.lost() == 0, "values lost")
         sc.no_bad_words(mem)
         dead_arena(w)
+
+
+def connections(host):
+    """Established replication connections of the primary."""
+    out = host.run("ss", "-Htn", "state", "established", "dport", "=", f":{mctest.PORT}")
+    return len(out.splitlines())
+
+
+def test_streams_and_decoders_under_load():
+    """More and fewer connections and decoding threads while epochs flow: nothing lost, repeated or refused."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        sc.boot(w.a, work="mc.redis=1 mc.memcheck=64:200")
+        mem = mctest.MemCheck(w)
+        # Small slabs: many of them in every epoch.
+        s = w.b.guest("vm", nics=1, incoming=True, append=f"mc.ip={mctest.LAN}.50/24 mc.redis=1 mc.memcheck=64:200")
+        small = ["--slab-size", "256K", "--max-memory", "400M"]
+        w.b.mcctl("standby", "vm", "--qmp", s.qmp_path, *s.relay_args(), "--insecure", *small, "--decoders", 2)
+        w.a.mcctl(*sc.protect_args(w.a, w.b), *small, "--streams", 3)
+        w.a.wait_state("PROTECTED")
+        check(connections(w.a) == 3, f"{connections(w.a)} connections instead of 3")
+        redis = mctest.Redis(w)
+        sc.write_for(redis, 0.5)
+        before = max(gaps(arena(w.a)))
+        worst = 0
+        for streams, decoders in ((8, 16), (1, 1), (3, 2)):
+            w.a.mcctl("workers", "vm", "transport", streams)
+            w.b.mcctl("workers", "vm", "restore", decoders)
+            mctest.wait_for(f"{streams} connections", lambda n=streams: connections(w.a) == n, 5)
+            sc.write_for(redis, 0.4)
+            worst = max(worst, max(gaps(arena(w.a))[-20:]))
+        check(w.a.status()["Streams"] == 3 and w.b.status()["Decoders"] == 2, "the properties")
+        text = arena(w.a) + arena(w.b)
+        check("ABORTED" not in text, f"an epoch was aborted:\n{text}")
+        check(worst < before + sc.INTERVAL_MS + 200, f"an epoch began {worst:.0f} ms after the one before; "
+              f"{before:.0f} ms without changes")
+        for host, what, n in ((w.a, "transport", 9), (w.b, "restore", 17), (w.a, "restore", 2), (w.b, "transport", 2)):
+            check(host.mcctl("workers", "vm", what, n, ok=False).returncode == 1, f"{what} {n} on {host.name}")
+        # One that breaks takes the link with it, and everything is sent again.
+        reconnects = prop(w.a, "transport", "reconnects")
+        w.a.run("ss", "-K", "dport", "=", f":{mctest.PORT}")
+        if prop(w.a, "transport", "reconnects") != reconnects:
+            mctest.wait_for("three connections", lambda: connections(w.a) == 3, 5)
+        sc.epochs_go_on(w.a, 5)
+        sc.no_bad_words(mem)
+        w.a.kill_everything()
+        sc.write_for(redis, 0.5)
+        check(redis.lost() == 0, "values lost")
+        sc.no_bad_words(mem)
 
 
 def look_at_arenas(w):

@@ -71,6 +71,7 @@ struct link {
 	uint64_t pinned;       /* bytes of memory registered with a device */
 	uint64_t copied;       /* bytes of slabs that this process copied to move them */
 	uint64_t credit_waits; /* slabs that had to wait for an empty one at the peer */
+	bool parallel; /* set when made: more links of this kind may carry slabs beside it */
 	/* set before closed(): this transport can't be had, here or there; another one may */
 	bool try_other;
 };

@@ -7,7 +7,7 @@
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
-#include "transport.h"
+#include "streams.h"
 
 static uint64_t commit_word(const struct transport *t)
 {
@@ -19,6 +19,7 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 	struct transport *t = ctx;
 
 	if (l == t->link) {
+		streams_end(t);
 		mc_warn("link from the primary: %s: %s", why, strerror(error < 0 ? -error : error));
 		receive_reset(t);
 		transport_bury(t, l);
@@ -215,6 +216,8 @@ static int take_hello(struct transport *t, struct link *l, const struct mc_wire_
 	r = mc_wire_hello_parse(payload, h->length, &hello, why, sizeof(why));
 	if (r < 0)
 		return refuse(t, l, MC_REASON_REFUSED, why);
+	if (hello.h.stream)
+		return streams_accept(t, l, h, &hello);
 	r = check_hello(t, l, h, &hello);
 	if (r < 0)
 		return r;
@@ -223,6 +226,9 @@ static int take_hello(struct transport *t, struct link *l, const struct mc_wire_
 		receive_reset(t);
 		t->link = link_free(t->link);
 	}
+	streams_end(t);
+	streams_reap(t);
+	t->s.link_id = hello.h.link_id;
 	t->b.pending = NULL;
 	t->link = l;
 	l->term = (struct mc_term){.number = h->term, .id = h->term_id};
@@ -273,26 +279,16 @@ static int take_ping(struct transport *t, struct link *l, const void *payload, s
 static int dispatch(struct transport *t, struct link *l, const struct mc_wire_header *h,
                     const void *payload, uint64_t slab)
 {
-	union {
-		struct mc_wire_start start;
-		struct mc_wire_slab slab;
-		struct mc_wire_commit commit;
-	} m;
-	size_t n = h->length < sizeof(m) ? h->length : sizeof(m);
+	struct mc_wire_slab s;
 
-	if (h->type == MC_MSG_SLAB)
-		n = sizeof(m.slab);
-	memcpy(&m, payload, n);
 	switch (h->type) {
-	case MC_MSG_START:
-		return receive_start(t, h, &m.start);
 	case MC_MSG_SLAB:
-		return receive_slab(t, h, &m.slab, slab);
+		memcpy(&s, payload, sizeof(s));
+		return order_slab(t, 0, h, &s, slab);
+	case MC_MSG_START:
 	case MC_MSG_COMMIT:
-		return receive_commit(t, h, &m.commit);
 	case MC_MSG_ABORT:
-		receive_abort(t, h->epoch);
-		return 0;
+		return order_control(t, h, payload);
 	case MC_MSG_END:
 		return take_end(t, h, payload);
 	case MC_MSG_PING:
@@ -337,7 +333,7 @@ static uint64_t on_lend(void *ctx, struct link *l, void **data)
 {
 	struct transport *t = ctx;
 
-	return l == t->link && t->up ? receive_lend(t, data) : 0;
+	return l == t->link && t->up ? receive_lend(t, 0, data) : 0;
 }
 
 static void on_give_back(void *ctx, struct link *l, uint64_t slab)
@@ -407,6 +403,7 @@ int backup_work(struct transport *t)
 	if (commit_word(t) & MC_COMMIT_TAKEN) {
 		/* Whoever still speaks here must connect again and be told. */
 		receive_reset(t);
+		streams_end(t);
 		t->link = link_free(t->link);
 		transport_set_link(t, false);
 		return 0;
@@ -416,6 +413,8 @@ int backup_work(struct transport *t)
 		r = tell_standby_lost(t);
 	if (r == 0 && t->link)
 		link_resume(t->link);
+	if (r == 0 && t->link)
+		streams_resume(t);
 	return r;
 }
 

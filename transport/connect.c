@@ -38,11 +38,22 @@ static void use_tcp(struct transport *t, const char *why)
 	mc_worker_event(t->w, "transport", 0, "TCP is used, RDMA isn't possible: %s", why);
 }
 
+int connect_stream(struct transport *t, struct link **ret, const struct link_events *events)
+{
+	int fd = tcp_connect(t->a->config->peer), r;
+
+	if (fd < 0)
+		return fd;
+	r = tcp_link_new(ret, t->w->event, fd, t->tls, events, t);
+	if (r < 0)
+		close(fd);
+	return r;
+}
+
 int connect_start(struct transport *t)
 {
 	const struct mc_config *cfg = t->a->config;
 	struct rdma_options opt = options(t);
-	int fd, r;
 
 	/* Who asked for encryption doesn't lose it because a device is there. */
 	if (wants(t, "auto") && !t->no_rdma && !cfg->insecure)
@@ -51,13 +62,7 @@ int connect_start(struct transport *t)
 	if (!wants(t, "tcp") && !t->no_rdma)
 		return rdma_link_connect(&t->link, t->w->event, cfg->peer, cfg->guest, t->tls, &opt,
 		                         &primary_events, t);
-	fd = tcp_connect(cfg->peer);
-	if (fd < 0)
-		return fd;
-	r = tcp_link_new(&t->link, t->w->event, fd, t->tls, &primary_events, t);
-	if (r < 0)
-		close(fd);
-	return r;
+	return connect_stream(t, &t->link, &primary_events);
 }
 
 void connect_ended(struct transport *t, const struct link *l, int error, const char *why)

@@ -4,11 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
-#include "transport.h"
+#include "streams.h"
 
 #define RETRY_FAST_US 10000
 #define RETRY_SLOW_US 500000
@@ -74,6 +75,7 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 	bool was_up = t->up;
 
 	connect_ended(t, l, error, why);
+	streams_end(t);
 	transport_bury(t, l);
 	transport_set_link(t, false);
 	while ((e = collect_oldest(t, e ? e->epoch : 0))) {
@@ -127,6 +129,9 @@ static void try_connect(struct transport *t)
 	        (struct mc_wire_limits){.slab_size = t->a->slabs.unit, .from = MC_SIDE_BACKUP};
 	t->link->term = t->a->config->term;
 	transport_fill_hello(t, &hello);
+	while (getrandom(&t->s.link_id, sizeof(t->s.link_id), 0) != sizeof(t->s.link_id))
+		;
+	hello.h.link_id = t->s.link_id;
 	(void)transport_send_hello(t, t->link, &hello);
 	(void)mc_fault(MC_FAULT_TRANSPORT_CONNECTED);
 }
@@ -530,6 +535,7 @@ int primary_work(struct transport *t)
 	link_resume(t->link);
 	if (!t->link || !t->up)
 		return 0;
+	streams_step(t);
 	r = send_sync(t);
 	if (r == 0)
 		r = send_epochs(t);

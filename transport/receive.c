@@ -7,7 +7,7 @@
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
-#include "transport.h"
+#include "streams.h"
 
 /* Empty slabs that a link may have before it is known what comes. */
 #define AHEAD      2
@@ -28,6 +28,7 @@ void receive_reset(struct transport *t)
 	t->b.current = 0;
 	t->b.starved = 0;
 	t->b.starved_told = false;
+	order_reset(t);
 }
 
 /* restore refused the epoch: what is still on its way of it is read and dropped. */
@@ -104,13 +105,15 @@ static uint32_t needed(const struct transport *t)
 	return t->b.current && t->b.base == committed(t) ? t->b.slabs - t->b.next_seq : 0;
 }
 
-uint64_t receive_lend(struct transport *t, void **data)
+uint64_t receive_lend(struct transport *t, unsigned stream, void **data)
 {
 	const struct mc_pool *p = &t->a->slabs;
 	uint64_t used = atomic_load_explicit(&p->shm->in_use, memory_order_relaxed);
 	uint32_t ahead = transport_state(t) == MC_STATE_SYNCING ? AHEAD_SYNC : AHEAD;
 	mc_handle h;
 
+	if (order_ahead(t, stream))
+		return MC_HANDLE_NONE;
 	/*
 	 * The epoch that restore decodes next may take what it needs (START made sure that it
 	 * fits twice); anything ahead of it must leave restore its half of the pool.  Slabs come

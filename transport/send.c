@@ -6,7 +6,7 @@
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
-#include "transport.h"
+#include "streams.h"
 
 void send_slab_sent(void *ctx, struct link *l, uint64_t cookie)
 {
@@ -31,14 +31,17 @@ static int send_slab(struct transport *t, mc_handle h, uint64_t *bytes, uint64_t
 {
 	struct mc_slab_meta *m = mc_pool_meta(&t->a->slabs, h);
 	const void *data = mc_pool_data(&t->a->slabs, h);
+	struct link *l = streams_pick(t);
 	struct mc_wire_slab s;
 	uint64_t sum;
 	int r;
 
 	if (!m || !data)
 		return -ESTALE;
+	if (!l)
+		return -ENOBUFS;
 	s = (struct mc_wire_slab){.seq = m->seq, .of_kind = m->of_kind, .bytes = m->used};
-	r = link_send_slab(t->link, m->epoch, &s, data, h, &sum);
+	r = link_send_slab(l, m->epoch, &s, data, h, &sum);
 	if (r < 0)
 		return r;
 	*bytes += m->used;
@@ -71,6 +74,16 @@ static bool may_spend(struct transport *t, uint64_t bytes)
 	return true;
 }
 
+/* One of the connections takes a slab. */
+static bool room(struct transport *t)
+{
+	struct link *l = streams_pick(t);
+
+	if (l)
+		t->s.turn--; /* only looked at */
+	return l;
+}
+
 int send_sync(struct transport *t)
 {
 	struct primary *p = &t->p;
@@ -79,7 +92,7 @@ int send_sync(struct transport *t)
 	uint64_t bytes = 0, digest = 0;
 	mc_handle h = *slot;
 
-	if (!m || !link_has_room(t->link) || !may_spend(t, m->used))
+	if (!m || !room(t) || !may_spend(t, m->used))
 		return 0;
 	*slot = MC_HANDLE_NONE;
 	p->sync_next++;
@@ -147,7 +160,9 @@ static int send_epoch(struct transport *t, struct out_epoch *e)
 		return 1;
 	}
 	total = atomic_load(&rec->slabs);
-	if (e->done || s == MC_EPOCH_CAPTURING || !total || !link_has_room(t->link))
+	if (e->done || s == MC_EPOCH_CAPTURING || !total || !room(t))
+		return 0;
+	if (!e->started && !link_has_room(t->link))
 		return 0;
 	if (!e->started) {
 		r = send_start(t, e, rec);
@@ -156,7 +171,7 @@ static int send_epoch(struct transport *t, struct out_epoch *e)
 		(void)mc_fault(MC_FAULT_TRANSPORT_START);
 		did = 1;
 	}
-	while (e->next < total && e->slab[e->next] && link_has_room(t->link)) {
+	while (e->next < total && e->slab[e->next] && room(t)) {
 		/* Before the call: slab_sent() may come from within. */
 		e->in_link[e->next] = true;
 		if (send_slab(t, e->slab[e->next], &e->bytes, &e->digest) < 0) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What both ends share: HELLO, PING, the link's words in the arena. */
-#include "transport.h"
+#include "streams.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -215,6 +215,7 @@ static void note_metrics(struct transport *t)
 	struct link *l = t->link;
 
 	mc_metric_set(m, MC_M_PINNED, l ? l->pinned : 0);
+	mc_metric_set(m, MC_M_STREAMS, l && t->up ? 1 + streams_count(t) : 0);
 	if (!l)
 		return;
 	mc_metric_add(m, MC_M_SLAB_BYTES_COPIED, l->copied);
@@ -259,6 +260,7 @@ static int transport_work(struct mc_worker *w, void *ctx)
 
 	(void)w;
 	t->corpse = link_free(t->corpse);
+	streams_reap(t);
 	note_metrics(t);
 	return t->side == MC_SIDE_PRIMARY ? primary_work(t) : backup_work(t);
 }
@@ -301,6 +303,8 @@ static void transport_quit(struct mc_worker *w, void *ctx)
 
 	(void)w;
 	t->corpse = link_free(t->corpse);
+	streams_end(t);
+	streams_reap(t);
 	t->link = link_free(t->link);
 	t->b.pending = link_free(t->b.pending);
 	t->listener = rdma_listen_free(t->listener);

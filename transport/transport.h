@@ -53,6 +53,56 @@ struct backup {
 	bool end_acked, told_taken;
 };
 
+/* A connection beside the main link (streams.h). */
+struct stream {
+	struct link *l; /* NULL: none */
+	bool up;        /* carries slabs: HELLO exchanged */
+	bool leaving, bye, dead;
+};
+
+#define STREAMS_EXTRA (MC_STREAMS_MAX - 1)
+
+struct streams {
+	struct stream stream[STREAMS_EXTRA];
+	uint64_t link_id;  /* of the main link */
+	uint64_t retry_at; /* ns */
+	unsigned turn;
+	bool ended; /* all are to be freed */
+};
+
+#define ORDER_HELD 64 /* slabs that came too early */
+#define ORDER_CTL  64 /* messages that wait for them: 3 an epoch */
+
+struct order_slab {
+	struct mc_wire_header h;
+	struct mc_wire_slab s;
+	mc_handle slab;
+};
+
+struct order_ctl {
+	struct mc_wire_header h;
+	union {
+		struct mc_wire_start start;
+		struct mc_wire_commit commit;
+	} u;
+};
+
+/* The last SLAB that came on a stream. */
+struct order_place {
+	uint64_t epoch;
+	uint32_t seq;
+	bool seen;
+};
+
+/* Backup (order.c). */
+struct order {
+	struct order_slab slab[ORDER_HELD];
+	struct order_ctl ctl[ORDER_CTL];
+	uint32_t held, nctl;
+	uint64_t floor; /* epochs up to here are over, or void */
+	struct order_place last[MC_STREAMS_MAX];
+};
+
 struct transport {
 	struct mc_worker *w;
 	struct mc_arena *a;
@@ -69,6 +119,8 @@ struct transport {
 	uint64_t told_at;
 	struct primary p;
 	struct backup b;
+	struct streams s;
+	struct order o;
 };
 
 extern const struct mc_worker_ops transport_ops;
@@ -92,6 +144,8 @@ int transport_compare(const struct transport *t, const struct mc_hello *theirs, 
 /* connect.c */
 /* Primary: begins a link, t->link. Errors as of tcp_connect(). */
 int connect_start(struct transport *t);
+/* Primary: begins one more connection to the same peer, of the main link's kind. */
+int connect_stream(struct transport *t, struct link **ret, const struct link_events *events);
 /* Primary: the link ended, or could not be made. */
 void connect_ended(struct transport *t, const struct link *l, int error, const char *why);
 /* Backup: an RDMA_ASK came on a link that is no more than that. 0 or negative errno. */
@@ -139,7 +193,7 @@ extern const struct link_events backup_events;
 /* receive.c: an epoch as it comes in. */
 int receive_start(struct transport *t, const struct mc_wire_header *h,
                   const struct mc_wire_start *s);
-uint64_t receive_lend(struct transport *t, void **data);
+uint64_t receive_lend(struct transport *t, unsigned stream, void **data);
 void receive_give_back(struct transport *t, mc_handle slab);
 int receive_slab(struct transport *t, const struct mc_wire_header *h, const struct mc_wire_slab *s,
                  mc_handle slab);
