@@ -29,6 +29,8 @@ static int method_restart(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	} else if (c->pidfd < 0 || syscall(SYS_pidfd_send_signal, c->pidfd, SIGTERM, NULL, 0) < 0) {
 		return bus_error(e, -ESRCH, "guest %s: mc-%s isn't running", c->g->name,
 		                 mc_role_name(c->role));
+	} else {
+		c->asked = true;
 	}
 	return sd_bus_reply_method_return(msg, NULL);
 }

@@ -23,6 +23,11 @@ static void obituary(struct child *c, const siginfo_t *si)
 	uint64_t epoch = atomic_load(&c->g->arena.journal.shm->last_begun);
 	char words[sizeof(p->last_words)], how[96];
 
+	if (c->asked) {
+		event_write(c->g, "restarted", epoch, "mc-%s %u (pid %d) ended as asked",
+		            mc_role_name(c->role), mc_role_index(c->role), (int)c->pid);
+		return;
+	}
 	snprintf(words, sizeof(words), "%.*s", (int)sizeof(words) - 1, p->last_words);
 	if (!si)
 		snprintf(how, sizeof(how), "ended (not our child)");
@@ -152,17 +157,16 @@ static bool exited_with(const siginfo_t *si, int status)
 
 static void succeed(struct child *c, const siginfo_t *si)
 {
+	unsigned deaths = c->asked ? 0 : recent_deaths(c);
 	char why[160];
-	unsigned deaths;
 
+	c->hung = c->asked = false;
 	if (exited_with(si, MC_EXIT_ABI)) {
 		snprintf(why, sizeof(why), "the installed mc-%s has another ABI than the guest's",
 		         mc_role_name(c->role));
 		give_up(c, why);
 		return;
 	}
-	c->hung = false;
-	deaths = recent_deaths(c);
 	if (deaths >= DEATHS_KEPT) {
 		snprintf(why, sizeof(why), "mc-%s died %u times within 10 s", mc_role_name(c->role),
 		         deaths);

@@ -46,6 +46,7 @@ struct child {
 	uint64_t started;            /* ns: spawned or found */
 	uint64_t beat, beat_seen;    /* hung.c: its heartbeat, and when that was new to us, ns */
 	bool hung;                   /* killed for it */
+	bool asked;                  /* mcctl restart: its end is no death */
 	sd_event_source *source, *again;
 	sd_bus *bus;         /* its control connection; NULL until it registers */
 	sd_bus_slot *object; /* on the public bus */

@@ -146,4 +146,4 @@ def test_rolling_upgrade():
         check("another ABI" in b.a.status()["Message"], b.a.status()["Message"])
         mctest.wait_for("the guest to run", lambda: b.g.status() == "running", 2)
         sc.write_for(b.redis, 0.1)
-        check(len(faults.deaths(b.a)) == 3, f"deaths: {faults.deaths(b.a)}")
+        check(len(faults.deaths(b.a)) == 2, f"deaths: {faults.deaths(b.a)}")
