@@ -67,10 +67,12 @@ static int refuse_epoch(struct restore *r, uint64_t epoch, int error, const char
 
 	mc_err("epoch %llu is refused: %s: %s", (unsigned long long)epoch, what, strerror(-error));
 	drop_assembly(r);
-	(void)mc_journal_abort_from(&r->a->journal, epoch, error);
-	mc_metric_add(mc_worker_metrics(r->w), MC_M_REFUSED_EPOCHS, 1);
+	/* Announced first: a successor makes it so (commit_recover()), and the primary hears of it.
+	 */
 	if (!told)
 		commit_nack(r, epoch);
+	(void)mc_journal_abort_from(&r->a->journal, epoch, error);
+	mc_metric_add(mc_worker_metrics(r->w), MC_M_REFUSED_EPOCHS, 1);
 	return 1;
 }
 
@@ -412,10 +414,14 @@ static bool of_nothing(void *ctx, mc_handle h)
 int commit_recover(struct restore *r)
 {
 	struct mc_journal *j = &r->a->journal;
-	uint64_t n = restore_committed(r);
+	uint64_t n = restore_committed(r), nack = atomic_load(&r->a->control->nack_epoch);
 
 	(void)mc_pool_reclaim(&r->a->slabs, uncommitted, r);
 	(void)mc_pool_reclaim(&r->a->descs, of_nothing, &r->a->slabs);
+	if (nack > n && nack != UINT64_MAX) {
+		(void)mc_journal_abort_from(j, nack, -EOWNERDEAD);
+		commit_nack(r, nack); /* the predecessor may not have come to say so */
+	}
 	if (!n)
 		return 0;
 	(void)mc_journal_move(j, n, MC_EPOCH_STAGED, MC_EPOCH_COMMITTED);

@@ -144,6 +144,35 @@ static void test_rest_of_a_first_try(void **state)
 	world_end(w);
 }
 
+static bool second_is_aborted(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_journal_state(&w->tra.journal, 2) == MC_EPOCH_ABORTED;
+}
+
+/* The primary was told that an epoch is refused: no successor may commit it after all. */
+static void test_refusal_was_announced(void **state)
+{
+	mc_autofree uint8_t *before = malloc(RAM_SIZE);
+	struct world *w = world_new(Q35);
+
+	(void)state;
+	arm(w);
+	memcpy(before, w->want, RAM_SIZE);
+	proc_kill(&w->restore);
+	send_epoch(w, 2, 1, 6);
+	atomic_store(&w->sup.control->nack_epoch, 2);
+	restore_start(w);
+	assert_true(wait_until(&w->tra, second_is_aborted, w));
+	assert_int_equal(committed(w), 1);
+	memcpy(w->want, before, RAM_SIZE);
+	send_epoch(w, 3, 1, 6);
+	check_applied(w);
+	assert_int_equal(committed(w), 3);
+	world_end(w);
+}
+
 /* Freed, but still in the ring: its place may belong to somebody else by now. */
 static void test_freed_but_in_the_ring(void **state)
 {
@@ -207,6 +236,7 @@ int main(void)
 	        cmocka_unit_test(test_left_before_the_journal),
 	        cmocka_unit_test(test_left_before_the_state),
 	        cmocka_unit_test(test_rest_of_a_first_try),
+	        cmocka_unit_test(test_refusal_was_announced),
 	        cmocka_unit_test(test_freed_but_in_the_ring),
 	        cmocka_unit_test(test_damaged_in_memory),
 	};
