@@ -154,7 +154,7 @@ bench-programs: $(BENCH_PROGRAMS)
 $(B)/bench-ring: BENCH_FLAGS = $(shell pkg-config --cflags libdpdk)
 $(B)/bench-ring: BENCH_LIBS := -lrte_ring -lrte_eal
 $(B)/bench-stage: $(B)/stage/encode.o $(B)/stage/diff.o $(B)/restore/decode.o
-$(B)/bench-tls: $(patsubst %,$(B)/transport/%.o,tcp tcp-address tls tls-creds tls-peer tls-preamble)
+$(B)/bench-tls: $(patsubst %,$(B)/transport/%.o,tcp tcp-in tcp-address tls tls-creds tls-peer tls-preamble)
 $(B)/bench-tls: BENCH_LIBS := $(shell pkg-config --libs gnutls)
 $(B)/bench-%: tests/bench/%.c $(B)/ipc.a
 	$(CC) $(ALLCF) -O3 $(BENCH_FLAGS) -o $@ $(filter %.c %.o,$^) $(B)/ipc.a $(BENCH_LIBS) $(LIBS) -lm

@@ -18,21 +18,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static int replay(const char *path, unsigned *n)
 {
-	uint8_t mc_autofree *buf = NULL, *exact = NULL;
+	struct stat st;
+	uint8_t *buf;
 	size_t len;
 	FILE *f = fopen(path, "re");
 
 	if (!f)
 		return -errno;
-	buf = malloc(INPUT_MAX);
-	len = buf ? fread(buf, 1, INPUT_MAX, f) : 0;
-	fclose(f);
 	/* Of the exact size: a read beyond the end is seen. */
-	exact = malloc(len ? len : 1);
-	if (!buf || !exact)
+	len = fstat(fileno(f), &st) == 0 && st.st_size < INPUT_MAX ? (size_t)st.st_size : 0;
+	buf = malloc(len ? len : 1);
+	len = buf ? fread(buf, 1, len, f) : 0;
+	fclose(f);
+	if (!buf)
 		return -ENOMEM;
-	memcpy(exact, buf, len);
-	(void)LLVMFuzzerTestOneInput(exact, len);
+	(void)LLVMFuzzerTestOneInput(buf, len);
+	free(buf);
 	printf("ok %u - %s\n", ++*n, path);
 	return 0;
 }

@@ -11,43 +11,9 @@
 #include <unistd.h>
 
 #include "../ipc/util.h"
-#include "backend.h"
-#include "tls.h"
+#include "tcp-private.h"
 
-#define QUEUE_MAX  64 /* messages on their way out */
-#define INLINE_MAX (MC_WIRE_HEADER + sizeof(struct mc_wire_reason) + MC_WHY_MAX)
-#define READS_MAX  64      /* reads before others get their turn */
-#define SECURE_US  5000000 /* for everything before the link, with TLS */
-
-/* One message on its way out: head (header and small payload), then a slab. */
-struct outgoing {
-	uint8_t head[INLINE_MAX];
-	size_t head_len;
-	uint8_t *big; /* HELLO: allocated */
-	size_t big_len;
-	const uint8_t *slab;
-	size_t slab_len;
-	uint64_t cookie;
-};
-
-struct tcp {
-	struct link l;
-	int fd;
-	sd_event_source *io;
-	bool connecting, securing, stalled, dead;
-	struct tls *tls;               /* NULL: plain */
-	sd_event_source *limit, *more; /* TLS: of the handshake; bytes are here already */
-	/* out */
-	struct outgoing *queue[QUEUE_MAX];
-	unsigned first, count;
-	size_t sent; /* bytes of the first message */
-	/* in */
-	struct mc_wire_header h;
-	size_t have;      /* bytes of header + payload so far */
-	uint8_t *control; /* payload of control messages; head of a slab */
-	uint64_t lent;    /* slab that is being received */
-	uint8_t *slab;
-};
+#define SECURE_US 5000000 /* for everything before the link, with TLS */
 
 static struct tcp *to_tcp(struct link *l)
 {
@@ -62,7 +28,7 @@ static void free_outgoing(struct outgoing *o)
 	free(o);
 }
 
-static void set_io(struct tcp *t)
+void tcp_set_io(struct tcp *t)
 {
 	uint32_t ev = (t->stalled || t->connecting ? 0 : EPOLLIN) |
 	              (t->connecting || t->count ? EPOLLOUT : 0);
@@ -72,7 +38,7 @@ static void set_io(struct tcp *t)
 	(void)sd_event_source_set_io_events(t->io, ev);
 }
 
-static void closed(struct tcp *t, int error, const char *why)
+void tcp_closed(struct tcp *t, int error, const char *why)
 {
 	if (t->dead)
 		return;
@@ -87,7 +53,7 @@ static void closed(struct tcp *t, int error, const char *why)
 }
 
 /* TLS knows better what is wrong. */
-static const char *broken(const struct tcp *t, const char *otherwise)
+const char *tcp_broken(const struct tcp *t, const char *otherwise)
 {
 	return t->tls && tls_error(t->tls)[0] ? tls_error(t->tls) : otherwise;
 }
@@ -144,7 +110,7 @@ static void flush(struct tcp *t)
 		n = write_some(t, iov, k);
 		if (n < 0) {
 			if (n != -EAGAIN && n != -EINTR)
-				closed(t, (int)n, broken(t, "write failed"));
+				tcp_closed(t, (int)n, tcp_broken(t, "write failed"));
 			break;
 		}
 		t->sent += (size_t)n;
@@ -152,7 +118,7 @@ static void flush(struct tcp *t)
 			first_done(t);
 	}
 	if (!t->dead)
-		set_io(t);
+		tcp_set_io(t);
 }
 
 static int enqueue(struct tcp *t, struct outgoing *o)
@@ -165,7 +131,7 @@ static int enqueue(struct tcp *t, struct outgoing *o)
 	if (!t->connecting && !t->securing && t->count == 1)
 		flush(t);
 	else
-		set_io(t);
+		tcp_set_io(t);
 	return 0;
 }
 
@@ -230,154 +196,6 @@ static bool tcp_idle(const struct link *l)
 	return ((const struct tcp *)l)->count == 0;
 }
 
-/* --- in -------------------------------------------------------------------------------- */
-
-/* Where the next bytes go and how many are wanted; 0: the message is complete. */
-static size_t next_piece(struct tcp *t, uint8_t **to)
-{
-	size_t fixed = MC_WIRE_HEADER, got;
-
-	if (t->have < fixed) {
-		*to = (uint8_t *)&t->h + t->have;
-		return fixed - t->have;
-	}
-	got = t->have - fixed;
-	if (t->h.type != MC_MSG_SLAB) {
-		*to = t->control + got;
-		return t->h.length - got;
-	}
-	if (got < sizeof(struct mc_wire_slab)) {
-		*to = t->control + got;
-		return sizeof(struct mc_wire_slab) - got;
-	}
-	*to = t->slab ? t->slab + (got - sizeof(struct mc_wire_slab)) : NULL;
-	return t->h.length - got;
-}
-
-/* A slab's head is here: asks where its content goes. false: stalled or closed. */
-static bool open_slab(struct tcp *t)
-{
-	struct mc_wire_slab s;
-
-	memcpy(&s, t->control, sizeof(s));
-	if (s.bytes != t->h.length - sizeof(s)) {
-		closed(t, -EPROTO, "SLAB whose lengths contradict each other");
-		return false;
-	}
-	t->lent = t->l.events->lend(t->l.ctx, &t->l, (void **)&t->slab);
-	if (t->lent)
-		return true;
-	t->slab = NULL;
-	t->stalled = true;
-	set_io(t);
-	return false;
-}
-
-static bool message_complete(struct tcp *t)
-{
-	bool is_slab = t->h.type == MC_MSG_SLAB;
-	size_t head = is_slab ? sizeof(struct mc_wire_slab) : t->h.length;
-	uint64_t sum = mc_wire_checksum(&t->h, t->control, head, t->slab, t->h.length - head);
-	uint64_t slab = t->lent;
-	int r;
-
-	if (sum != t->h.checksum) {
-		closed(t, -EBADMSG, "message with a wrong checksum");
-		return false;
-	}
-	t->have = 0;
-	t->slab = NULL;
-	t->lent = 0;
-	t->l.copied += t->h.length - head; /* out of the socket */
-	r = t->l.events->message(t->l.ctx, &t->l, &t->h, t->control, slab);
-	if (r < 0)
-		closed(t, r, "message refused");
-	return !t->dead;
-}
-
-/* After every read: checks what became complete. false: no more reading now. */
-static bool advance(struct tcp *t)
-{
-	char why[128];
-	int r;
-
-	if (t->have == MC_WIRE_HEADER) {
-		r = mc_wire_header_check(&t->h, &t->l.limits, why, sizeof(why));
-		if (r < 0) {
-			closed(t, r, why);
-			return false;
-		}
-	}
-	if (t->have >= MC_WIRE_HEADER && t->have == MC_WIRE_HEADER + t->h.length)
-		return message_complete(t);
-	if (t->h.type == MC_MSG_SLAB && !t->slab &&
-	    t->have == MC_WIRE_HEADER + sizeof(struct mc_wire_slab))
-		return open_slab(t);
-	return true;
-}
-
-static ssize_t read_some(struct tcp *t, void *to, size_t want)
-{
-	ssize_t n;
-
-	if (t->tls)
-		return tls_recv(t->tls, to, want);
-	n = recv(t->fd, to, want, MSG_DONTWAIT);
-	return n < 0 ? -errno : n;
-}
-
-/* What TLS has deciphered already wakes nobody: it is read at the next turn of the loop. */
-static void read_more(struct tcp *t)
-{
-	if (t->tls && !t->dead && !t->stalled && tls_pending(t->tls))
-		(void)sd_event_source_set_enabled(t->more, SD_EVENT_ONESHOT);
-}
-
-static void receive(struct tcp *t)
-{
-	for (int i = 0; i < READS_MAX && !t->dead && !t->stalled; i++) {
-		uint8_t *to;
-		size_t want = next_piece(t, &to);
-		ssize_t n = read_some(t, to, want);
-
-		if (n < 0) {
-			if (n != -EAGAIN && n != -EINTR)
-				closed(t, (int)n, broken(t, "read failed"));
-			return;
-		}
-		if (n == 0) {
-			closed(t, -ECONNRESET,
-			       t->have ? "peer closed in the middle of a message"
-			               : "peer closed the connection");
-			return;
-		}
-		t->have += (size_t)n;
-		if (!advance(t))
-			return;
-	}
-	read_more(t);
-}
-
-static int on_more(sd_event_source *s, void *userdata)
-{
-	(void)s;
-	receive(userdata);
-	return 0;
-}
-
-static void tcp_resume(struct link *l)
-{
-	struct tcp *t = to_tcp(l);
-
-	if (!t->stalled || t->dead)
-		return;
-	t->stalled = false;
-	if (open_slab(t)) {
-		set_io(t);
-		read_more(t);
-	}
-}
-
 /* --- life ------------------------------------------------------------------------------ */
 
 /* false: not yet, or closed. */
@@ -386,7 +204,7 @@ static bool secure(struct tcp *t)
 	int r = tls_handshake(t->tls);
 
 	if (r < 0) {
-		closed(t, r, broken(t, "TLS failed"));
+		tcp_closed(t, r, tcp_broken(t, "TLS failed"));
 		return false;
 	}
 	if (r > 0) {
@@ -394,7 +212,7 @@ static bool secure(struct tcp *t)
 		t->limit = sd_event_source_disable_unref(t->limit);
 		flush(t);
 	}
-	set_io(t);
+	tcp_set_io(t);
 	return r > 0;
 }
 
@@ -402,7 +220,7 @@ static int on_limit(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	(void)s;
 	(void)usec;
-	closed(userdata, -ETIMEDOUT, "no handshake within 5 s");
+	tcp_closed(userdata, -ETIMEDOUT, "no handshake within 5 s");
 	return 0;
 }
 
@@ -417,7 +235,7 @@ static int on_io(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 
 		(void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &len);
 		if (e) {
-			closed(t, -e, "can't connect");
+			tcp_closed(t, -e, "can't connect");
 			return 0;
 		}
 		t->connecting = false;
@@ -425,13 +243,13 @@ static int on_io(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 	if (t->securing) {
 		/* What came behind the handshake may be deciphered: no event tells. */
 		if (secure(t))
-			receive(t);
+			tcp_receive(t);
 		return 0;
 	}
 	if (revents & EPOLLOUT)
 		flush(t);
 	if (!t->dead && revents & (EPOLLIN | EPOLLHUP | EPOLLERR))
-		receive(t);
+		tcp_receive(t);
 	return 0;
 }
 
@@ -484,7 +302,7 @@ static int add_tls(struct tcp *t, sd_event *event, const struct tls_creds *creds
 	r = sd_event_add_time_relative(event, &t->limit, CLOCK_MONOTONIC, SECURE_US, 0, on_limit,
 	                               t);
 	if (r >= 0)
-		r = sd_event_add_defer(event, &t->more, on_more, t);
+		r = sd_event_add_defer(event, &t->more, tcp_on_more, t);
 	return r < 0 ? r : sd_event_source_set_enabled(t->more, SD_EVENT_OFF);
 }
 
@@ -522,7 +340,7 @@ int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct tls_cr
 		(void)tcp_free(&t->l);
 		return r;
 	}
-	set_io(t);
+	tcp_set_io(t);
 	*ret = &t->l;
 	return 0;
 }

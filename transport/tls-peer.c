@@ -120,6 +120,7 @@ static int check_chain(struct tls *t)
 {
 	const char *purpose = t->creds->side == MC_SIDE_PRIMARY ? GNUTLS_KP_TLS_WWW_SERVER
 	                                                        : GNUTLS_KP_TLS_WWW_CLIENT;
+	/* cppcheck-suppress legacyUninitvar */
 	gnutls_typed_vdata_st data = {.type = GNUTLS_DT_KEY_PURPOSE_OID, .data = (void *)purpose};
 	gnutls_datum_t text = {NULL, 0};
 	unsigned status = 0;
