@@ -177,7 +177,7 @@ $(B)/soak-%: tests/soak/%.c $(B)/ipc.a
 
 fuzz:
 	scripts/install-deps fuzz
-	$(MAKE) CC=clang B=build-fuzz SAN=address,undefined,fuzzer-no-link CFLAGS='-O1 -g -fno-sanitize-recover=all -Wno-missing-field-initializers' fuzz-bins
+	$(MAKE) CC=clang B=build-fuzz SAN=address,undefined,fuzzer-no-link CFLAGS='-O1 -g -fno-sanitize-recover=all -Wno-missing-field-initializers -Wno-sign-compare' fuzz-bins
 	tests/fuzz $(FUZZ_SECONDS) $(FUZZ)
 
 # Runs in a machine whose kernel has sch_plug; with FAULTS=1 netgate can be killed anywhere.
