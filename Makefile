@@ -38,7 +38,7 @@ ALLCF := -std=gnu11 -D_GNU_SOURCE -DMC_BUILD_ID='"1.0+$(BUILD_ID)"' $(if $(FAULT
 	$(shell pkg-config --cflags $(PKGS))
 ALLLD := $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
-PROCS := capture stage transport netgate restore supervisor
+PROCS := capture stage transport netgate restore supervisor exporter
 LIBDIRS := ipc qmp verbs
 LIBS := $(shell pkg-config --libs $(filter-out gnutls,$(PKGS))) -lpthread
 
@@ -63,7 +63,7 @@ REPLAY := $(patsubst %.c,$(B)/%,$(filter-out %/fuzz-main.c,$(foreach d,$(LIBDIRS
 FUZZ ?= all
 FUZZ_SECONDS ?= 60
 
-.PHONY: all deps guest demo check check-unit check-integration check-kernel kernel bench bench-programs plots soak fuzz fuzz-bins lint lint-deps clean unit
+.PHONY: install deb check-systemd all deps guest demo check check-unit check-integration check-kernel kernel bench bench-programs plots soak fuzz fuzz-bins lint lint-deps clean unit
 all: $(BINS)
 unit: $(UNIT) $(if $(SAN),$(REPLAY))
 fuzz-bins: $(REPLAY:=-lf)
@@ -99,7 +99,7 @@ $(B)/%.o: %.c $(B)/.flags
 	@mkdir -p $(@D)
 	$(CC) $(ALLCF) -MMD -MP -c -o $@ $<
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) -path $(B)/systemd -prune -o -name '*.d' -type f -print 2>/dev/null)
 
 deps:
 	scripts/install-deps all
@@ -170,7 +170,8 @@ MATRIX ?= tests/soak/matrix
 soak: guest
 	$(MAKE) all build/soak-killer
 	$(MAKE) FAULTS=1 all build-faults/soak-arm
-	r=0; $(MATRIX) $(if $(MATRIX),|| r=1;) tests/soak/run --kills $(KILLS) $(SOAK) || r=1; exit $$r
+	r=0; $(MATRIX) $(if $(MATRIX),|| r=1;) tests/soak/run --kills $(KILLS) $(SOAK) || r=1; \
+		$(MAKE) check-systemd || r=1; exit $$r
 
 $(B)/soak-%: tests/soak/%.c $(B)/ipc.a
 	$(CC) $(ALLCF) -o $@ $^ $(LIBS)
@@ -184,6 +185,20 @@ fuzz:
 $(B)/netgate/kernel-plug: $(patsubst %.c,$(B)/%.o,$(wildcard tests/kernel/plug*.c)) $(B)/netgate.a $(B)/ipc.a | $(B)/mc-netgate
 	$(CC) $(ALLLD) -o $@ $^ -lcmocka $(LIBS)
 
+# DESTDIR and PREFIX as usual; PREFIX=/usr for a package.
+PREFIX ?= /usr/local
+install: all
+	DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) packaging/install $(B)
+
+# Debian packages, in build/deb.
+deb:
+	scripts/install-deps deb
+	packaging/make-deb build/deb
+
+# The packages under a real systemd, in a virtual machine.
+check-systemd: deb kernel
+	tests/run --systemd
+
 lint: lint-deps
 	clang-format --dry-run -Werror $(wildcard $(patsubst %,%/*.[ch],$(LIBDIRS) $(PROCS)))
 	cppcheck --quiet --error-exitcode=1 --enable=warning,portability --inline-suppr \
@@ -191,6 +206,13 @@ lint: lint-deps
 		'-Djson_array_foreach(a,i,v)=for(i=0;(v=json_array_get(a,i));i++)' \
 		'-Djson_object_foreach(o,k,v)=for(;(k=json_object_iter_key(o));)' \
 		$(LIBDIRS) $(PROCS)
+	promtool check rules contrib/alerts.yml
+	xmllint --noout --nonet --nowarning packaging/org.microcheckpoint1.policy packaging/org.microcheckpoint1.conf
+	for page in packaging/man/*; do LC_ALL=C.UTF-8 man --warnings -l "$$page" 2>&1 >/dev/null | \
+		{ ! grep .; } || exit 1; done
+	python3 -m json.tool contrib/grafana-dashboard.json >/dev/null
+	shellcheck packaging/install packaging/make-deb tests/systemd/build-root
+	shellcheck -s bash packaging/mcctl.bash
 	shellcheck scripts/install-deps tests/fuzz tests/guest/build tests/guest/init .ci/run
 
 lint-deps:

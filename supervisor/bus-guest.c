@@ -7,6 +7,8 @@
 
 #include "../ipc/log.h"
 #include "../ipc/util.h"
+#include "access.h"
+#include "bus-props.h"
 #include "supervisor.h"
 
 #define PREFIX        MC_BUS_ROOT "/guest"
@@ -197,205 +199,36 @@ static int method_workers(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	return r < 0 ? r : sd_bus_reply_method_return(msg, NULL);
 }
 
-/* --- properties ------------------------------------------------------------------------- */
+#define TEXT(n)   SD_BUS_PROPERTY(n, "s", guest_property_text, 0, 0)
+#define TOTAL(n)  SD_BUS_PROPERTY(n, "t", guest_property_total, 0, 0)
+#define NUMBER(n) SD_BUS_PROPERTY(n, "t", guest_property_number, 0, 0)
 
-uint64_t bus_guest_committed_epoch(const struct guest *g)
-{
-	return g->side == MC_SIDE_PRIMARY ? atomic_load(&g->arena.journal.shm->last_committed)
-	                                  : mc_commit_epoch(atomic_load(&g->arena.control->commit));
-}
-
-static uint64_t quantile(const struct guest *g, enum mc_histogram_id h, double q)
-{
-	return mc_histogram_quantile(&g->arena.metrics[mc_histogram_role(h)].hist[h], q);
-}
-
-static int property_text(sd_bus *bus, const char *path, const char *iface, const char *prop,
-                         sd_bus_message *reply, void *userdata, sd_bus_error *e)
-{
-	static const char *const gates[] = {"none", "relay", "plug"};
-	struct guest *g = userdata;
-	uint64_t s = atomic_load(&g->arena.control->state);
-	char text[MC_WHY_MAX];
-	const char *v = g->name;
-
-	(void)bus, (void)path, (void)iface, (void)e;
-	if (strcmp(prop, "State") == 0)
-		v = mc_state_name(mc_state_of(s));
-	else if (strcmp(prop, "Reason") == 0)
-		v = mc_reason_name(mc_state_reason(s));
-	else if (strcmp(prop, "Role") == 0)
-		v = g->side == MC_SIDE_PRIMARY ? "primary" : "backup";
-	else if (strcmp(prop, "Peer") == 0)
-		v = g->arena.config->peer;
-	else if (strcmp(prop, "Qmp") == 0)
-		v = g->arena.config->qmp;
-	else if (strcmp(prop, "Gate") == 0)
-		v = gates[g->arena.config->gate % 3];
-	else if (strcmp(prop, "Tracker") == 0)
-		v = mc_tracker_name((enum mc_tracker)(atomic_load(&g->arena.control->tracker)
-		                                              ?: g->arena.config->tracker));
-	else if (strcmp(prop, "Message") == 0)
-		v = (snprintf(text, sizeof(text), "%.*s", MC_WHY_MAX - 1,
-		              g->arena.control->refusal),
-		     text);
-	else if (strcmp(prop, "Security") == 0)
-		v = (snprintf(text, sizeof(text), "%.*s",
-		              (int)sizeof(g->arena.control->security) - 1,
-		              g->arena.control->security),
-		     text);
-	return sd_bus_message_append(reply, "s", v);
-}
-
-uint64_t bus_guest_term(const struct guest *g)
-{
-	const struct mc_control *c = g->arena.control;
-
-	if (g->side == MC_SIDE_PRIMARY)
-		return g->arena.config->term.number;
-	return atomic_load(&c->commit) & MC_COMMIT_TAKEN ? g->arena.config->takeover_term.number
-	                                                 : atomic_load(&c->peer_term_number);
-}
-
-/* What is left after the rounds of the first copy travels in the first epoch. */
-static uint64_t sync_done(const struct guest *g)
-{
-	const struct mc_control *c = g->arena.control;
-	uint64_t done = atomic_load(&c->sync_bytes), total = atomic_load(&c->sync_total);
-
-	return bus_guest_committed_epoch(g) ? mc_max_u64(done, total) : done;
-}
-
-static uint64_t number(const struct guest *g, const char *p)
-{
-	const struct mc_control *c = g->arena.control;
-	const struct mc_metrics_block *net = &g->arena.metrics[MC_ROLE_NETGATE];
-
-	if (strcmp(p, "Term") == 0)
-		return bus_guest_term(g);
-	if (strcmp(p, "Epoch") == 0)
-		return atomic_load(&g->arena.journal.shm->last_begun);
-	if (strcmp(p, "CommittedEpoch") == 0)
-		return bus_guest_committed_epoch(g);
-	if (strcmp(p, "TookOver") == 0)
-		return atomic_load(&c->took_over);
-	if (strcmp(p, "SyncDone") == 0)
-		return sync_done(g);
-	if (strcmp(p, "SyncTotal") == 0)
-		return atomic_load(&c->sync_total);
-	if (strcmp(p, "PauseP50") == 0)
-		return quantile(g, MC_H_PAUSE, 0.5);
-	if (strcmp(p, "PauseP99") == 0)
-		return quantile(g, MC_H_PAUSE, 0.99);
-	if (strcmp(p, "PauseMax") == 0)
-		return quantile(g, MC_H_PAUSE, 1);
-	if (strcmp(p, "CommitP50") == 0)
-		return quantile(g, MC_H_COMMIT, 0.5);
-	if (strcmp(p, "CommitP99") == 0)
-		return quantile(g, MC_H_COMMIT, 0.99);
-	if (strcmp(p, "ReleaseP50") == 0)
-		return quantile(g, MC_H_RELEASE, 0.5);
-	if (strcmp(p, "ReleaseP99") == 0)
-		return quantile(g, MC_H_RELEASE, 0.99);
-	if (strcmp(p, "GuestClockLag") == 0)
-		return mc_metric_get(&g->arena.metrics[MC_ROLE_CAPTURE], MC_M_GUEST_CLOCK_LAG);
-	if (strcmp(p, "HeldPackets") == 0)
-		return mc_metric_get(net, MC_M_HELD_PACKETS);
-	if (strcmp(p, "Slabs") == 0)
-		return atomic_load(&g->arena.slabs.shm->held);
-	if (strcmp(p, "SlabsUsed") == 0)
-		return atomic_load(&g->arena.slabs.shm->in_use);
-	if (strcmp(p, "Strikes") == 0)
-		return atomic_load(&g->arena.slabs.shm->strikes);
-	if (strcmp(p, "Workers") == 0)
-		return atomic_load(&g->arena.config->stage_workers);
-	if (strcmp(p, "Streams") == 0)
-		return atomic_load(&g->arena.config->streams);
-	if (strcmp(p, "Decoders") == 0)
-		return atomic_load(&g->arena.config->decoders);
-	return 0;
-}
-
-/* Sum and number of what a histogram holds: their growth is the mean of a moment. */
-static int property_total(sd_bus *bus, const char *path, const char *iface, const char *prop,
-                          sd_bus_message *reply, void *userdata, sd_bus_error *e)
-{
-	const struct guest *g = userdata;
-	enum mc_histogram_id h = strncmp(prop, "Pause", 5) == 0    ? MC_H_PAUSE
-	                         : strncmp(prop, "Commit", 6) == 0 ? MC_H_COMMIT
-	                                                           : MC_H_RELEASE;
-	const struct mc_histogram *hist = &g->arena.metrics[mc_histogram_role(h)].hist[h];
-
-	(void)bus, (void)path, (void)iface, (void)e;
-	return sd_bus_message_append(reply, "t",
-	                             atomic_load(strstr(prop, "Sum") ? &hist->sum : &hist->count));
-}
-
-static int property_number(sd_bus *bus, const char *path, const char *iface, const char *prop,
-                           sd_bus_message *reply, void *userdata, sd_bus_error *e)
-{
-	(void)bus, (void)path, (void)iface, (void)e;
-	return sd_bus_message_append(reply, "t", number(userdata, prop));
-}
-
-static int property_interval(sd_bus *bus, const char *path, const char *iface, const char *prop,
-                             sd_bus_message *reply, void *userdata, sd_bus_error *e)
-{
-	struct guest *g = userdata;
-
-	(void)bus, (void)path, (void)iface, (void)prop, (void)e;
-	return sd_bus_message_append(reply, "d",
-	                             atomic_load(&g->arena.config->interval_us) / 1000.0);
-}
-
-/* Bytes before encoding by bytes after it, over all stage workers; 0 when nothing was encoded. */
-static int property_ratio(sd_bus *bus, const char *path, const char *iface, const char *prop,
-                          sd_bus_message *reply, void *userdata, sd_bus_error *e)
-{
-	struct guest *g = userdata;
-	uint64_t in = 0, out = 0;
-
-	(void)bus, (void)path, (void)iface, (void)prop, (void)e;
-	for (unsigned i = 0; i < MC_STAGES_MAX; i++) {
-		const struct mc_metrics_block *m = &g->arena.metrics[mc_role_stage(i)];
-
-		in += mc_metric_get(m, MC_M_BYTES_IN);
-		out += mc_metric_get(m, MC_M_BYTES_OUT);
-	}
-	return sd_bus_message_append(reply, "d", out ? (double)in / (double)out : 0.0);
-}
-
-static int property_link(sd_bus *bus, const char *path, const char *iface, const char *prop,
-                         sd_bus_message *reply, void *userdata, sd_bus_error *e)
-{
-	struct guest *g = userdata;
-
-	(void)bus, (void)path, (void)iface, (void)prop, (void)e;
-	return sd_bus_message_append(reply, "b",
-	                             atomic_load(&g->arena.control->link) == MC_LINK_UP);
-}
-
-#define TEXT(n)   SD_BUS_PROPERTY(n, "s", property_text, 0, 0)
-#define TOTAL(n)  SD_BUS_PROPERTY(n, "t", property_total, 0, 0)
-#define NUMBER(n) SD_BUS_PROPERTY(n, "t", property_number, 0, 0)
+GUARD_GUEST(checkpoint, ACCESS_PROTECT)
+GUARD_GUEST(failover, ACCESS_FAILOVER)
+GUARD_GUEST(rehearse, ACCESS_PROTECT)
+GUARD_GUEST(hold, ACCESS_PROTECT)
+GUARD_GUEST(resume, ACCESS_PROTECT)
+GUARD_GUEST(resolve, ACCESS_RESOLVE)
+GUARD_GUEST(set, ACCESS_PROTECT)
+GUARD_GUEST(workers, ACCESS_PROTECT)
 
 static const sd_bus_vtable guest_vtable[] = {
         SD_BUS_VTABLE_START(0),
-        SD_BUS_METHOD("Checkpoint", NULL, NULL, method_checkpoint, 0),
+        SD_BUS_METHOD("Checkpoint", NULL, NULL, guarded_checkpoint, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Failover", SD_BUS_ARGS("b", planned), SD_BUS_NO_RESULT,
-                                method_failover, 0),
+                                guarded_failover, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Rehearse", SD_BUS_NO_ARGS, SD_BUS_RESULT("s", result),
-                                method_rehearse, 0),
-        SD_BUS_METHOD("Hold", NULL, NULL, method_hold, 0),
-        SD_BUS_METHOD("Resume", NULL, NULL, method_resume, 0),
-        SD_BUS_METHOD_WITH_ARGS("Resolve", SD_BUS_ARGS("s", how), SD_BUS_NO_RESULT, method_resolve,
-                                0),
-        SD_BUS_METHOD_WITH_ARGS("Set", SD_BUS_ARGS("a{sv}", options), SD_BUS_NO_RESULT, method_set,
-                                0),
+                                guarded_rehearse, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD("Hold", NULL, NULL, guarded_hold, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD("Resume", NULL, NULL, guarded_resume, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("Resolve", SD_BUS_ARGS("s", how), SD_BUS_NO_RESULT, guarded_resolve,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("Set", SD_BUS_ARGS("a{sv}", options), SD_BUS_NO_RESULT, guarded_set,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("SetWorkers", SD_BUS_ARGS("s", stage, "u", number),
-                                SD_BUS_NO_RESULT, method_workers, 0),
-        SD_BUS_PROPERTY("State", "s", property_text, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
-        SD_BUS_PROPERTY("Reason", "s", property_text, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+                                SD_BUS_NO_RESULT, guarded_workers, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_PROPERTY("State", "s", guest_property_text, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
+        SD_BUS_PROPERTY("Reason", "s", guest_property_text, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),
         TEXT("Name"),
         TEXT("Role"),
         TEXT("Peer"),
@@ -431,9 +264,9 @@ static const sd_bus_vtable guest_vtable[] = {
         NUMBER("Workers"),
         NUMBER("Streams"),
         NUMBER("Decoders"),
-        SD_BUS_PROPERTY("Interval", "d", property_interval, 0, 0),
-        SD_BUS_PROPERTY("Ratio", "d", property_ratio, 0, 0),
-        SD_BUS_PROPERTY("Link", "b", property_link, 0, 0),
+        SD_BUS_PROPERTY("Interval", "d", guest_property_interval, 0, 0),
+        SD_BUS_PROPERTY("Ratio", "d", guest_property_ratio, 0, 0),
+        SD_BUS_PROPERTY("Link", "b", guest_property_link, 0, 0),
         SD_BUS_SIGNAL_WITH_ARGS("StateChanged", SD_BUS_ARGS("s", old, "s", now, "s", reason), 0),
         SD_BUS_SIGNAL_WITH_ARGS("Committed", SD_BUS_ARGS("t", epoch), 0),
         SD_BUS_SIGNAL_WITH_ARGS("FailedOver", SD_BUS_ARGS("t", term, "t", epoch, "t", duration_us),
@@ -482,7 +315,7 @@ void bus_guest_failed_over(struct guest *g)
 
 	bus_guest_path(g, path, sizeof(path));
 	(void)sd_bus_emit_signal(g->m->bus, path, MC_IFACE_GUEST, "FailedOver", "ttt",
-	                         number(g, "Term"), bus_guest_committed_epoch(g), took / 1000);
+	                         bus_guest_term(g), bus_guest_committed_epoch(g), took / 1000);
 }
 
 void bus_guest_stage_died(struct guest *g, const struct child *c, const char *how,

@@ -8,9 +8,11 @@
 
 #include "../ipc/log.h"
 #include "../ipc/util.h"
+#include "access.h"
 #include "supervisor.h"
 
 #define UNPROTECT_US 5000000
+#define OPTIONS_MAX  64 /* of a call */
 
 /* The one place where errno becomes a D-Bus error name. */
 int bus_error(sd_bus_error *e, int error, const char *fmt, ...)
@@ -128,10 +130,13 @@ static int read_option(sd_bus_message *m, struct request *rq, const char *key, b
 int bus_read_options(sd_bus_message *m, struct request *rq, bool running, sd_bus_error *e)
 {
 	const char *key;
+	unsigned n = 0;
 	int r = sd_bus_message_enter_container(m, 'a', "{sv}");
 
 	while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
 		r = sd_bus_message_read(m, "s", &key);
+		if (n++ == OPTIONS_MAX)
+			return bus_error(e, -EINVAL, "more than %d options", OPTIONS_MAX);
 		if (r >= 0)
 			r = read_option(m, rq, key, running, e);
 		if (r >= 0)
@@ -399,26 +404,39 @@ static int property_version(sd_bus *bus, const char *path, const char *iface, co
 	return sd_bus_message_append(reply, "s", mc_build_id());
 }
 
+GUARD_MANAGER(protect, ACCESS_PROTECT)
+GUARD_MANAGER(standby, ACCESS_PROTECT)
+GUARD_MANAGER(standby_args, ACCESS_PROTECT)
+GUARD_MANAGER(unprotect, ACCESS_PROTECT)
+GUARD_MANAGER(list, ACCESS_READ)
+GUARD_MANAGER(get, ACCESS_READ)
+GUARD_MANAGER(events, ACCESS_READ)
+GUARD_MANAGER(metrics, ACCESS_READ)
+GUARD_MANAGER(reload, ACCESS_PROTECT)
+
 static const sd_bus_vtable manager_vtable[] = {
         SD_BUS_VTABLE_START(0),
         SD_BUS_METHOD_WITH_ARGS("Protect", SD_BUS_ARGS("s", name, "a{sv}", options),
-                                SD_BUS_RESULT("s", standby_args), method_protect, 0),
+                                SD_BUS_RESULT("s", standby_args), guarded_protect,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Standby", SD_BUS_ARGS("s", name, "a{sv}", options),
-                                SD_BUS_RESULT("s", unused), method_standby, 0),
+                                SD_BUS_RESULT("s", unused), guarded_standby,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("StandbyArgs", SD_BUS_ARGS("a{sv}", options),
-                                SD_BUS_RESULT("s", command), method_standby_args, 0),
+                                SD_BUS_RESULT("s", command), guarded_standby_args,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Unprotect", SD_BUS_ARGS("s", name), SD_BUS_NO_RESULT,
-                                method_unprotect, 0),
+                                guarded_unprotect, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("ListGuests", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(so)", guests),
-                                method_list, SD_BUS_VTABLE_UNPRIVILEGED),
+                                guarded_list, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("GetGuest", SD_BUS_ARGS("s", name), SD_BUS_RESULT("o", guest),
-                                method_get, SD_BUS_VTABLE_UNPRIVILEGED),
+                                guarded_get, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Events", SD_BUS_ARGS("s", name), SD_BUS_RESULT("s", json_lines),
-                                method_events, SD_BUS_VTABLE_UNPRIVILEGED),
+                                guarded_events, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Metrics", SD_BUS_NO_ARGS, SD_BUS_RESULT("s", prometheus),
-                                method_metrics, SD_BUS_VTABLE_UNPRIVILEGED),
+                                guarded_metrics, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Reload", SD_BUS_NO_ARGS, SD_BUS_RESULT("s", summary),
-                                method_reload, 0),
+                                guarded_reload, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_PROPERTY("Version", "s", property_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),
         SD_BUS_SIGNAL_WITH_ARGS("GuestAdded", SD_BUS_ARGS("s", name, "o", guest), 0),
         SD_BUS_SIGNAL_WITH_ARGS("GuestRemoved", SD_BUS_ARGS("s", name, "o", guest), 0),
@@ -457,8 +475,11 @@ int bus_start(struct manager *m)
 	int r = connect_bus(m);
 
 	if (r < 0)
-		return mc_log_errno(r, "can't connect to the %s bus", m->bus_address);
+		return mc_log_errno(r, "can't connect to the %s bus (is dbus running?)",
+		                    m->bus_address);
 	r = sd_bus_add_object_vtable(m->bus, NULL, MC_BUS_ROOT, MC_IFACE_MGR, manager_vtable, m);
+	if (r >= 0)
+		r = access_start(m);
 	if (r >= 0)
 		r = sd_bus_attach_event(m->bus, m->event, SD_EVENT_PRIORITY_NORMAL);
 	if (r >= 0)

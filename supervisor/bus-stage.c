@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "../ipc/util.h"
+#include "access.h"
 #include "supervisor.h"
 
 static int method_restart(sd_bus_message *msg, void *userdata, sd_bus_error *e)
@@ -33,6 +34,13 @@ static int method_restart(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 		c->asked = true;
 	}
 	return sd_bus_reply_method_return(msg, NULL);
+}
+
+static int guarded_restart(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	struct child *c = userdata;
+
+	return access_call(c->g->m, c->g, c->role, ACCESS_PROTECT, msg, method_restart, e);
 }
 
 static int property_basic(sd_bus *bus, const char *path, const char *iface, const char *prop,
@@ -93,7 +101,7 @@ static sd_bus_vtable *make_vtable(enum mc_role role)
 {
 	static const sd_bus_vtable head[] = {
 	        SD_BUS_VTABLE_START(0),
-	        SD_BUS_METHOD("Restart", NULL, NULL, method_restart, 0),
+	        SD_BUS_METHOD("Restart", NULL, NULL, guarded_restart, SD_BUS_VTABLE_UNPRIVILEGED),
 	        SD_BUS_PROPERTY("Name", "s", property_basic, 0, SD_BUS_VTABLE_PROPERTY_CONST),
 	        SD_BUS_PROPERTY("Index", "u", property_basic, 0, SD_BUS_VTABLE_PROPERTY_CONST),
 	        SD_BUS_PROPERTY("Pid", "u", property_basic, 0, 0),

@@ -239,11 +239,17 @@ int listen_start(struct manager *m)
 {
 	int r;
 
-	m->listen_fd = open_port(m->listen);
+	m->listen_fd = fdstore_take_port(m);
+	if (m->listen_fd < 0)
+		m->listen_fd = open_port(m->listen);
 	if (m->listen_fd == -EINVAL)
 		return mc_log_errno(-EINVAL, "--listen %s isn't ADDRESS:PORT", m->listen);
 	if (m->listen_fd < 0)
-		return mc_log_errno(m->listen_fd, "can't listen on %s", m->listen);
+		return mc_log_errno(m->listen_fd,
+		                    "can't listen on %s (another supervisor there? then "
+		                    "give this one its own --listen)",
+		                    m->listen);
+	fdstore_keep_port(m);
 	r = sd_event_add_io(m->event, &m->listen_source, m->listen_fd, EPOLLIN, on_accept, m);
 	return r < 0 ? mc_log_errno(r, "event source") : 0;
 }

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,6 +94,28 @@ static int have_async(void)
 	return ioctl(fd, UFFDIO_API, &api) < 0 ? -errno : 0;
 }
 
+/* The older way: bit 55 of a page's entry goes when "4" is written to clear_refs. */
+static bool have_soft_dirty(void)
+{
+	long size = sysconf(_SC_PAGESIZE);
+	int mc_autoclose map = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	int mc_autoclose refs = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
+	uint64_t before = 0, after = 0;
+	char *page = aligned_alloc((size_t)size, (size_t)size);
+	off_t at = (off_t)((uintptr_t)page / (uintptr_t)size * sizeof(before));
+	bool ok = false;
+
+	if (page) {
+		*(volatile char *)page = 1;
+		ok = pread(map, &before, sizeof(before), at) == sizeof(before) &&
+		     write(refs, "4", 1) == 1 &&
+		     pread(map, &after, sizeof(after), at) == sizeof(after) && before >> 55 & 1 &&
+		     !(after >> 55 & 1);
+	}
+	free(page);
+	return ok;
+}
+
 static void check_kernel(struct doctor *d)
 {
 	struct utsname u;
@@ -101,6 +124,11 @@ static void check_kernel(struct doctor *d)
 	(void)uname(&u);
 	if (r == 0 && have_scan())
 		say(d, GOOD, "dirty tracking", "Linux %s has PAGEMAP_SCAN and WP_ASYNC", u.release);
+	else if (have_soft_dirty())
+		say(d, WARN, "dirty tracking",
+		    "Linux %s has only soft-dirty bits: slower, whole-process; Linux 6.7 or newer "
+		    "is better for a primary",
+		    u.release);
 	else if (r == -ENOSYS || r == -EPERM)
 		say(d, BAD, "dirty tracking",
 		    "userfaultfd(2): %s; a seccomp filter or a kernel without CONFIG_USERFAULTFD; "
@@ -108,7 +136,8 @@ static void check_kernel(struct doctor *d)
 		    strerror(-r));
 	else
 		say(d, BAD, "dirty tracking",
-		    "Linux %s lacks PAGEMAP_SCAN or WP_ASYNC; a primary needs Linux 6.7 or newer "
+		    "Linux %s lacks PAGEMAP_SCAN, WP_ASYNC and soft-dirty bits; a primary needs "
+		    "Linux 6.7 or newer "
 		    "(a backup doesn't)",
 		    u.release);
 }

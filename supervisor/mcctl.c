@@ -27,6 +27,18 @@ static int usage_of(const struct command *cmd)
 
 static int failed(const sd_bus_error *e, int r)
 {
+	if (sd_bus_error_has_name(e, SD_BUS_ERROR_SERVICE_UNKNOWN) ||
+	    sd_bus_error_has_name(e, SD_BUS_ERROR_NAME_HAS_NO_OWNER)) {
+		fprintf(stderr, "mcctl: mc-supervisor doesn't run on this bus: systemctl start "
+		                "mc-supervisor (guests stay protected without it)\n");
+		return 1;
+	}
+	if (r == -ETIMEDOUT || sd_bus_error_has_name(e, SD_BUS_ERROR_NO_REPLY) ||
+	    sd_bus_error_has_name(e, SD_BUS_ERROR_TIMEOUT)) {
+		fprintf(stderr, "mcctl: mc-supervisor gives no answer in time; is this host "
+		                "overloaded? journalctl -u mc-supervisor\n");
+		return 1;
+	}
 	fprintf(stderr, "mcctl: %s\n", e && e->message ? e->message : strerror(r < 0 ? -r : EIO));
 	return 1;
 }
@@ -57,7 +69,7 @@ static int failed_guest(const char *name, const sd_bus_error *e, int r)
 
 /* --- options ---------------------------------------------------------------------------- */
 
-static int append_option(sd_bus_message *m, const char *key, const char *value)
+int ctl_append_option(sd_bus_message *m, const char *key, const char *value)
 {
 	return sd_bus_message_append(m, "{sv}", key, "s", value);
 }
@@ -99,13 +111,15 @@ static int append_options(sd_bus_message *m, int argc, char **argv, bool *dry_ru
 
 		r = next_option(argc, argv, &i, key, sizeof(key), &value);
 		if (r < 0) {
-			fprintf(stderr, "mcctl: option '%s' isn't known or lacks its value\n",
+			fprintf(stderr,
+			        "mcctl: option '%s' isn't known or lacks its value; mcctl --help "
+			        "lists all\n",
 			        argv[i < argc ? i : argc - 1]);
 			return -EINVAL;
 		}
 		if (dry_run && strcmp(key, "dry-run") == 0)
 			*dry_run = true;
-		r = append_option(m, key, value);
+		r = ctl_append_option(m, key, value);
 	}
 	return r < 0 ? r : sd_bus_message_close_container(m);
 }
@@ -206,10 +220,10 @@ static int start(struct ctl *c, const char *method, int argc, char **argv, const
 
 static int cmd_protect(struct ctl *c, int argc, char **argv)
 {
-	return start(
-	        c, "Protect", argc, argv,
-	        "NAME --qmp SOCKET --peer ADDRESS:PORT [--interval MS] "
-	        "[--nic IFNAME | --relay NETDEV=unix:PATH,tap=IF | --gate none] [--accept TYPE] [--dry-run] ...");
+	return start(c, "Protect", argc, argv,
+	             "NAME --qmp SOCKET --peer ADDRESS:PORT [--interval MS] "
+	             "[--nic IFNAME | --relay NETDEV=unix:PATH,tap=IF | --gate none] [--accept "
+	             "TYPE] [--dry-run] ...");
 }
 
 static int cmd_standby(struct ctl *c, int argc, char **argv)
@@ -256,159 +270,9 @@ static int cmd_unprotect(struct ctl *c, int argc, char **argv)
 	return ctl_call(c, m, NULL, NULL);
 }
 
-/* --- methods of a guest ------------------------------------------------------------------- */
-
-static int simple(struct ctl *c, const char *method, int argc, char **argv)
-{
-	sd_bus_message *m = NULL;
-	char path[256];
-
-	if (argc != 2) {
-		fprintf(stderr, "usage: mcctl %s NAME\n", argv[0]);
-		return 2;
-	}
-	if (ctl_guest_path(argv[1], path, sizeof(path)) < 0 ||
-	    ctl_new_call(c, &m, path, MC_IFACE_GUEST, method) < 0)
-		return 1;
-	return ctl_call(c, m, argv[1], NULL);
-}
-
-static int cmd_checkpoint(struct ctl *c, int argc, char **argv)
-{
-	return simple(c, "Checkpoint", argc, argv);
-}
-
-static int cmd_rehearse(struct ctl *c, int argc, char **argv)
-{
-	sd_bus_message *m = NULL, *reply = NULL;
-	const char *text;
-	char path[256];
-	int r;
-
-	if (argc != 2) {
-		fprintf(stderr, "usage: mcctl rehearse NAME\n");
-		return 2;
-	}
-	if (ctl_guest_path(argv[1], path, sizeof(path)) < 0 ||
-	    ctl_new_call(c, &m, path, MC_IFACE_GUEST, "Rehearse") < 0)
-		return 1;
-	r = ctl_call(c, m, argv[1], &reply);
-	if (r == 0 && sd_bus_message_read(reply, "s", &text) > 0)
-		printf("guest %s: %s\n", argv[1], text);
-	sd_bus_message_unref(reply);
-	return r;
-}
-
-static int cmd_hold(struct ctl *c, int argc, char **argv)
-{
-	return simple(c, "Hold", argc, argv);
-}
-
-static int cmd_resume(struct ctl *c, int argc, char **argv)
-{
-	return simple(c, "Resume", argc, argv);
-}
-
-static int cmd_failover(struct ctl *c, int argc, char **argv)
-{
-	bool planned = argc == 3 && strcmp(argv[2], "--planned") == 0;
-	sd_bus_message *m = NULL;
-	char path[256];
-
-	if (argc != 2 && !planned) {
-		fprintf(stderr, "usage: mcctl failover NAME [--planned]\n");
-		return 2;
-	}
-	if (ctl_guest_path(argv[1], path, sizeof(path)) < 0 ||
-	    ctl_new_call(c, &m, path, MC_IFACE_GUEST, "Failover") < 0 ||
-	    sd_bus_message_append(m, "b", planned) < 0)
-		return 1;
-	return ctl_call(c, m, argv[1], NULL);
-}
-
-static int cmd_resolve(struct ctl *c, int argc, char **argv)
-{
-	sd_bus_message *m = NULL;
-	char path[256];
-
-	if (argc != 3) {
-		fprintf(stderr, "usage: mcctl resolve NAME promote|demote\n");
-		return 2;
-	}
-	if (ctl_guest_path(argv[1], path, sizeof(path)) < 0 ||
-	    ctl_new_call(c, &m, path, MC_IFACE_GUEST, "Resolve") < 0 ||
-	    sd_bus_message_append(m, "s", argv[2]) < 0)
-		return 1;
-	return ctl_call(c, m, argv[1], NULL);
-}
-
-static int cmd_set(struct ctl *c, int argc, char **argv)
-{
-	sd_bus_message *m = NULL;
-	char path[256];
-	int r;
-
-	if (argc < 3) {
-		fprintf(stderr, "usage: mcctl set NAME KEY=VALUE...\n");
-		return 2;
-	}
-	if (ctl_guest_path(argv[1], path, sizeof(path)) < 0 ||
-	    ctl_new_call(c, &m, path, MC_IFACE_GUEST, "Set") < 0)
-		return 1;
-	r = sd_bus_message_open_container(m, 'a', "{sv}");
-	for (int i = 2; r >= 0 && i < argc; i++) {
-		char *eq = strchr(argv[i], '=');
-
-		if (!eq) {
-			fprintf(stderr, "mcctl: '%s' isn't KEY=VALUE\n", argv[i]);
-			sd_bus_message_unref(m);
-			return 2;
-		}
-		*eq = '\0';
-		r = append_option(m, argv[i], eq + 1);
-	}
-	if (r >= 0)
-		r = sd_bus_message_close_container(m);
-	return r < 0 ? 1 : ctl_call(c, m, argv[1], NULL);
-}
-
-static int cmd_workers(struct ctl *c, int argc, char **argv)
-{
-	sd_bus_message *m = NULL;
-	char path[256], *end;
-	unsigned long n = argc == 4 ? strtoul(argv[3], &end, 10) : 0;
-
-	if (argc != 4 || *end || n > UINT32_MAX) {
-		fprintf(stderr, "usage: mcctl workers NAME STAGE N\n");
-		return 2;
-	}
-	if (ctl_guest_path(argv[1], path, sizeof(path)) < 0 ||
-	    ctl_new_call(c, &m, path, MC_IFACE_GUEST, "SetWorkers") < 0 ||
-	    sd_bus_message_append(m, "su", argv[2], (uint32_t)n) < 0)
-		return 1;
-	return ctl_call(c, m, argv[1], NULL);
-}
-
-static int cmd_restart(struct ctl *c, int argc, char **argv)
-{
-	sd_bus_message *m = NULL;
-	char path[256], stage[320];
-
-	if (argc != 3) {
-		fprintf(stderr, "usage: mcctl restart NAME STAGE\n");
-		return 2;
-	}
-	if (ctl_guest_path(argv[1], path, sizeof(path)) < 0)
-		return 1;
-	snprintf(stage, sizeof(stage), "%s/%.32s/0", path, argv[2]);
-	if (ctl_new_call(c, &m, stage, MC_IFACE_STAGE, "Restart") < 0)
-		return 1;
-	return ctl_call(c, m, argv[1], NULL);
-}
-
 static const struct command commands[] = {
-        {"standby", cmd_standby, "NAME --qmp SOCKET [--nic IFNAME | --relay NETDEV=unix:PATH,tap=IF] [OPTIONS]",
-         false},
+        {"standby", cmd_standby,
+         "NAME --qmp SOCKET [--nic IFNAME | --relay NETDEV=unix:PATH,tap=IF] [OPTIONS]", false},
         {"standby-args", cmd_standby_args, "NAME --qmp SOCKET", false},
         {"protect", cmd_protect, "NAME --qmp SOCKET --peer ADDRESS:PORT [OPTIONS] [--dry-run]",
          false},

@@ -23,6 +23,20 @@ int ctl_new_call(struct ctl *c, sd_bus_message **m, const char *path, const char
  */
 int ctl_call(struct ctl *c, sd_bus_message *m, const char *name, sd_bus_message **reply);
 
+/* Appends one {sv} of an a{sv}. */
+int ctl_append_option(sd_bus_message *m, const char *key, const char *value);
+
+/* mcctl-guest.c */
+int cmd_checkpoint(struct ctl *c, int argc, char **argv);
+int cmd_rehearse(struct ctl *c, int argc, char **argv);
+int cmd_hold(struct ctl *c, int argc, char **argv);
+int cmd_resume(struct ctl *c, int argc, char **argv);
+int cmd_failover(struct ctl *c, int argc, char **argv);
+int cmd_resolve(struct ctl *c, int argc, char **argv);
+int cmd_set(struct ctl *c, int argc, char **argv);
+int cmd_workers(struct ctl *c, int argc, char **argv);
+int cmd_restart(struct ctl *c, int argc, char **argv);
+
 /* mcctl-status.c */
 int cmd_status(struct ctl *c, int argc, char **argv);
 /* All guests as an array of objects; NULL after an error was printed. */

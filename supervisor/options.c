@@ -396,7 +396,7 @@ int option_set(struct request *rq, const char *key, const char *value, bool runn
 		         d->allowed);
 		return -EINVAL;
 	}
-	snprintf(why, why_len, "there is no option '%.100s'", key);
+	snprintf(why, why_len, "there is no option '%.100s'; mcctl --help lists all", key);
 	return -ENOENT;
 }
 

@@ -89,7 +89,10 @@ struct manager {
 	unsigned hung_ticks;
 	struct guest *guests;
 	unsigned nguests;
-	unsigned njobs; /* inspections that run */
+	unsigned questions;     /* to polkit, unanswered */
+	unsigned access_tokens; /* calls that strangers may make now */
+	uint64_t access_at;     /* ns: when they were counted last */
+	unsigned njobs;         /* inspections that run */
 	const char *conf_dir;
 	struct guest_conf *confs; /* what the files of conf_dir say (boot.c) */
 	sd_event_source *boot_timer;
@@ -210,6 +213,10 @@ int creds_open(const struct mc_config *cfg, enum mc_side side, char *why, size_t
 
 /* control.c: where workers register. */
 int control_start(struct manager *m);
+
+/* fdstore.c: the port as a predecessor left it with systemd, or -1; leaves ours there. */
+int fdstore_take_port(const struct manager *m);
+void fdstore_keep_port(const struct manager *m);
 
 /* listen.c: where primaries connect. */
 int listen_start(struct manager *m);

@@ -140,3 +140,75 @@ def test_doctor():
         check("note  service" in w.a.mcctl("doctor").stdout, "doctor without a service")
         r = w.a.mcctl("status", "--check", ok=False)
         check(r.returncode == 3 and "UNKNOWN" in r.stdout, f"{r.returncode} {r.stdout}")
+
+
+def signatures(xml, iface):
+    """Members of an interface as the manual page writes them."""
+    part = xml.split(f'<interface name="org.microcheckpoint1.{iface}">')[1].split("</interface>")[0]
+    out = []
+    for kind, name, attrs, body in re.findall(r'<(method|signal|property) name="(\w+)"([^>]*?)(?:/>|>(.*?)</\1>)', part, re.S):
+        if kind == "property":
+            out.append(f"property {name} {re.search('type=.([^ ]+?).(?: |$)', attrs)[1]}")
+            continue
+        args = {"in": [], "out": []}
+        for a in re.findall(r"<arg ([^>]*?)/>", body or ""):
+            f = dict(re.findall(r'(\w+)="([^"]*)"', a))
+            args["in" if kind == "signal" else f.get("direction", "in")].append(f"{f['type']} {f.get('name', '')}".strip())
+        text = f"{name}({', '.join(args['in'])})"
+        out.append(f"{kind:<9}{text}" + (f" -> ({', '.join(args['out'])})" if args["out"] else ""))
+    return out
+
+
+def introspect(host, path):
+    r = host.run("busctl", f"--address={host.bus}", "--json=short", "call", "org.microcheckpoint1", path,
+                 "org.freedesktop.DBus.Introspectable", "Introspect")
+    return json.loads(r)["data"][0]
+
+
+def as_user(host, uid, *args):
+    """mcctl of somebody else."""
+    return mctest.subprocess.run([*host.enter(), "setpriv", f"--reuid={uid}", "--clear-groups", f"{mctest.BUILD}/mcctl",
+                                  f"--bus={host.bus}", *args], stdout=mctest.subprocess.PIPE,
+                                 stderr=mctest.subprocess.PIPE, text=True, check=False, timeout=30)
+
+
+def test_callers_and_manual():
+    """Strangers are refused by every method; the D-Bus page and mcctl's say what the programs do."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        g = w.a.guest("vm", bios=True, serial=False, nics=0, mem=64)
+        s = w.b.guest("vm", bios=True, serial=False, nics=0, mem=64, incoming=True)
+        w.b.mcctl("standby", "vm", "--qmp", s.qmp_path, "--insecure")
+        w.a.mcctl("protect", "vm", "--qmp", g.qmp_path, "--peer", f"{w.b.addr}:{mctest.PORT}", "--gate", "none", "--insecure")
+        w.a.wait_state("PROTECTED")
+        for args in (("status",), ("status", "vm"), ("events", "vm"), ("metrics", "--prometheus"), ("reload",),
+                     ("protect", "x", "--qmp", "/x", "--peer", "127.0.0.1:1"), ("standby", "x", "--qmp", "/x"),
+                     ("standby-args", "x", "--qmp", "/x"), ("unprotect", "vm"), ("checkpoint", "vm"), ("hold", "vm"),
+                     ("resume", "vm"), ("failover", "vm"), ("resolve", "vm", "promote"), ("set", "vm", "interval=50"),
+                     ("workers", "vm", "stage", "2"), ("restart", "vm", "stage")):
+            r = as_user(w.a, 1, *args)
+            check(r.returncode == 1 and "user 1 may not" in r.stderr, f"{args}: {r.returncode} {r.stdout}{r.stderr}")
+        check("vm" in as_user(w.a, 65534, "status").stdout, "the processes' user may read")
+        check(as_user(w.a, 65534, "hold", "vm").returncode == 1, "and nothing else")
+        check(w.a.state() == "PROTECTED" and w.a.status()["Interval"] == 100, "a stranger changed something")
+        with open(f"{mctest.TOP}/packaging/man/org.microcheckpoint1.7", encoding="utf-8") as f:
+            page = f.read()
+        for iface, path in (("Manager", "/org/microcheckpoint1"), ("Guest", "/org/microcheckpoint1/guest/vm")):
+            want = signatures(introspect(w.a, path), iface)
+            check(len(want) > 8, f"{iface}: {want}")
+            missing = [x for x in want if x not in page.splitlines()]
+            check(not missing, f"org.microcheckpoint1(7) lacks of {iface}: {missing}")
+        mcctl_page(w)
+
+
+def mcctl_page(w):
+    """Every command and option has its place in mcctl(1)."""
+    text = w.a.mcctl("--help").stdout
+    with open(f"{mctest.TOP}/packaging/man/mcctl.1", encoding="utf-8") as f:
+        page = f.read()
+    commands = re.findall(r"^  ([a-z-]+) ", text, re.M)
+    options = re.findall(r"--([a-z-]+)", text.split("options of standby and protect:")[1])
+    missing = [c for c in commands if f".It Cm {c} " not in page and f".It Cm {c}\n" not in page]
+    missing += [o for o in options if f".It Fl -{o}\n" not in page]
+    check(len(commands) > 10 and len(options) > 15 and not missing, f"mcctl(1) lacks {missing}")

@@ -313,7 +313,7 @@ class Host:
         conf = f"{self.dir}/bus.conf"
         with open(conf, "w", encoding="ascii") as f:
             f.write(f"""<busconfig><type>custom</type><listen>{self.bus}</listen>
-<auth>EXTERNAL</auth><policy context="default"><allow send_destination="*" eavesdrop="true"/>
+<auth>EXTERNAL</auth><policy context="default"><allow user="*"/><allow send_destination="*" eavesdrop="true"/>
 <allow eavesdrop="true"/><allow own="*"/></policy></busconfig>""")
         if os.path.exists(f"{self.dir}/bus"):
             os.unlink(f"{self.dir}/bus")
