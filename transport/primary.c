@@ -307,9 +307,32 @@ static int conflict(struct transport *t, uint64_t term)
 	return -ESHUTDOWN;
 }
 
+/* The end that was asked for, or that the guest brought about, and that the backup knows of. */
+static void end_as_wanted(struct transport *t)
+{
+	struct mc_control *c = t->a->control;
+	uint64_t end = atomic_load(&c->guest_end), want = atomic_load(&c->want_end);
+
+	if (end == MC_REASON_HOTPLUG || end == MC_REASON_OVERLOAD || end == MC_REASON_TRACKING ||
+	    (!end && want == MC_REASON_ERROR))
+		move_any(t, MC_STATE_DEGRADED, (enum mc_reason)(end ? end : want));
+	else
+		move_any(t, MC_STATE_ENDED, (enum mc_reason)(end ? end : want));
+	mc_arena_ring_all(t->a);
+}
+
 /* The standby that we filled is gone for certain: another one answers in its place. */
 static int standby_replaced(struct transport *t)
 {
+	struct mc_control *c = t->a->control;
+	uint64_t want = atomic_load(&c->want_end);
+
+	/* It ended because we said END, whose answer was lost with a transport. */
+	if (want && want != MC_REASON_FAILOVER && atomic_load(&c->capture_ready)) {
+		atomic_store(&c->end_acked, 1);
+		end_as_wanted(t);
+		return -ESHUTDOWN;
+	}
 	mc_err("the standby was replaced by a new one: the guest runs unprotected; protect it "
 	       "again");
 	mc_worker_event(t->w, "standby-lost", 0, "the standby was replaced by a new one");
@@ -414,19 +437,13 @@ static int take_end(struct transport *t, const struct mc_wire_header *h, const v
 static int take_end_ack(struct transport *t)
 {
 	struct mc_control *c = t->a->control;
-	uint64_t end = atomic_load(&c->guest_end), want = atomic_load(&c->want_end);
 
 	/* It opens the gate for good: only as the answer to our END. */
 	if (!t->p.end_sent)
 		return -EPROTO;
 	atomic_store_explicit(&c->end_acked, 1, memory_order_release);
 	(void)mc_fault(MC_FAULT_TRANSPORT_END_ACK);
-	if (end == MC_REASON_HOTPLUG || end == MC_REASON_OVERLOAD || end == MC_REASON_TRACKING ||
-	    (!end && want == MC_REASON_ERROR))
-		move_any(t, MC_STATE_DEGRADED, (enum mc_reason)(end ? end : want));
-	else
-		move_any(t, MC_STATE_ENDED, (enum mc_reason)(end ? end : want));
-	mc_arena_ring_all(t->a);
+	end_as_wanted(t);
 	return 0;
 }
 
