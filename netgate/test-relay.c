@@ -326,6 +326,23 @@ static void test_released_by_epoch(void **state)
 	world_end(w);
 }
 
+/* A receiver that is slow to take what was released gets all of it. */
+static void test_slow_receiver(void **state)
+{
+	struct world *w = world_protected();
+
+	(void)state;
+	/* More than a socket of the world's has room for (net.unix.max_dgram_qlen, 4096 at most). */
+	for (int i = 0; i < 5000; i++)
+		guest_counts(w, 0);
+	barrier(w);
+	commit(w, w->epoch);
+	assert_true(wait_until(&w->cap, is_released, w));
+	world_sees(w, 0, 5000);
+	assert_int_equal(mc_metric_get(&w->sup.metrics[MC_ROLE_NETGATE], MC_M_PURGED), 0);
+	world_end(w);
+}
+
 /* Two epochs in flight, the first aborted: its frames leave with the second. */
 static void test_aborted_epoch(void **state)
 {
@@ -562,6 +579,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_passes_before_it_is_armed),
 	        cmocka_unit_test(test_released_by_epoch),
+	        cmocka_unit_test(test_slow_receiver),
 	        cmocka_unit_test(test_aborted_epoch),
 	        cmocka_unit_test(test_lease),
 	        cmocka_unit_test(test_limit),

@@ -28,7 +28,7 @@ GOALS = {
     "ring_spsc": ("<=", 1), "ring_spsc_1": ("<=", 1), "ring_wakeup": ("<=", 1.2),
     "stage_ratio": ("<=", 0.25), "stage_random": ("<=", 1.01), "stage_speed": (">=", 4),
     "fullcopy_random": (">=", 0.45), "fullcopy_zero": (">=", 2), "mem_primary": ("<=", 1), "mem_backup": ("<=", 1),
-    "cpu_idle": ("<=", 1), "rdma_goodput": (">=", 0.8),
+    "cpu_idle": ("<=", 1), "gate_barrier": ("<=", 1), "gate_rate": (">=", 0.7), "gate_rate_bits": (">=", 0.7), "rdma_goodput": (">=", 0.8),
 }
 
 

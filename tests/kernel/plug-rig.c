@@ -4,20 +4,25 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if.h>
 #include <linux/if_tun.h>
-#include <net/if.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
+
+#include <netlink/route/link.h>
 
 #include "../../ipc/util.h"
 
-#define QUIET_MS 60   /* nothing within this time: nothing comes */
-#define LATE_MS  5000 /* what must come */
+#define QUEUE    20000 /* frames that wait for a reader */
+#define QUIET_MS 60    /* nothing within this time: nothing comes */
+#define LATE_MS  5000  /* what must come */
 
 static int open_tap(const char *name)
 {
@@ -30,32 +35,77 @@ static int open_tap(const char *name)
 	return fd;
 }
 
-static void sh(const char *fmt, ...)
+static void set_up(int fd, const char *name)
 {
-	char cmd[512];
-	va_list ap;
+	struct ifreq ifr = {.ifr_qlen = QUEUE};
 
-	va_start(ap, fmt);
-	vsnprintf(cmd, sizeof(cmd), fmt, ap);
-	va_end(ap);
-	if (system(cmd) != 0)
-		fail_msg("%s", cmd);
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
+	assert_int_equal(ioctl(fd, SIOCSIFTXQLEN, &ifr), 0);
+	assert_int_equal(ioctl(fd, SIOCGIFFLAGS, &ifr), 0);
+	ifr.ifr_flags |= IFF_UP;
+	assert_int_equal(ioctl(fd, SIOCSIFFLAGS, &ifr), 0);
 }
 
-static void port_up(struct port *p, unsigned i)
+static int index_of(int fd, const char *name)
 {
+	struct ifreq ifr = {0};
+
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
+	assert_int_equal(ioctl(fd, SIOCGIFINDEX, &ifr), 0);
+	return ifr.ifr_ifindex;
+}
+
+static void add_port(int fd, const char *bridge, const char *name)
+{
+	struct ifreq ifr = {.ifr_ifindex = index_of(fd, name)};
+
+	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", bridge);
+	assert_int_equal(ioctl(fd, SIOCBRADDIF, &ifr), 0);
+	set_up(fd, name);
+}
+
+/* The kernel notices a moment later that ports have a carrier. */
+static void wait_up(struct rig *g, const char *name)
+{
+	uint64_t end = mc_now_ns() + 5 * MC_NS_PER_S;
+	uint8_t state;
+
+	do {
+		struct rtnl_link *l = NULL;
+
+		assert_int_equal(rtnl_link_get_kernel(g->other.sk, 0, name, &l), 0);
+		state = rtnl_link_get_operstate(l);
+		rtnl_link_put(l);
+	} while (state != IF_OPER_UP && mc_now_ns() < end);
+	assert_int_equal(state, IF_OPER_UP);
+}
+
+static void port_up(struct rig *g, struct port *p, unsigned i)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
 	snprintf(p->tap, sizeof(p->tap), "tap%u", i);
 	snprintf(p->bridge, sizeof(p->bridge), "br%u", i);
 	snprintf(p->out, sizeof(p->out), "out%u", i);
 	p->guest = open_tap(p->tap);
 	p->world = open_tap(p->out);
-	sh("ip link add %s type bridge && ip link set %s up && ip link set %s master %s up && "
-	   "ip link set %s master %s txqueuelen 20000 up",
-	   p->bridge, p->bridge, p->tap, p->bridge, p->out, p->bridge);
-	/* The kernel notices a moment later that ports have a carrier. */
-	sh("n=0; until ip link show %s | grep -q 'state UP'; do n=$((n + 1)); [ $n -lt 500 ] || "
-	   "exit 1; usleep 10000; done",
-	   p->bridge);
+	assert_int_equal(ioctl(fd, SIOCBRADDBR, p->bridge), 0);
+	set_up(fd, p->bridge);
+	add_port(fd, p->bridge, p->tap);
+	add_port(fd, p->bridge, p->out);
+	close(fd);
+	wait_up(g, p->tap);
+	wait_up(g, p->out);
+	wait_up(g, p->bridge);
+}
+
+static void no_ipv6(void)
+{
+	int fd = open("/proc/sys/net/ipv6/conf/default/disable_ipv6", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0)
+		assert_int_equal(write(fd, "1", 1), 1);
+	mc_closep(&fd);
 }
 
 void rig_up(struct rig *g, unsigned ports)
@@ -70,10 +120,10 @@ void rig_up(struct rig *g, unsigned ports)
 	g->m = (struct mc_metrics_block *)(shared + NICS_MAX * sizeof(*g->record));
 	assert_int_equal(unshare(CLONE_NEWNET), 0);
 	/* The interfaces send nothing by themselves. */
-	sh("echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6");
-	for (unsigned i = 0; i < ports; i++)
-		port_up(&g->port[i], i);
+	no_ipv6();
 	assert_int_equal(netlink_open(&g->other, "", NULL), 0);
+	for (unsigned i = 0; i < ports; i++)
+		port_up(g, &g->port[i], i);
 	assert_true(sd_event_new(&g->event) >= 0);
 }
 
