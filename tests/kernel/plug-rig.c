@@ -94,8 +94,6 @@ static void port_up(struct rig *g, struct port *p, unsigned i)
 	add_port(fd, p->bridge, p->tap);
 	add_port(fd, p->bridge, p->out);
 	close(fd);
-	wait_up(g, p->tap);
-	wait_up(g, p->out);
 	wait_up(g, p->bridge);
 }
 
