@@ -10,27 +10,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "errors.h"
+
 #define BACKLOG 4
-
-/* Calls that return 0, or -1 with errno. */
-static int from_minus(int r)
-{
-	return r == 0 ? 0 : errno > 0 ? -errno : -EIO;
-}
-
-/* Calls that return 0, or a positive errno (some providers: -1 with errno, or a negative errno). */
-static int from_positive(int r)
-{
-	if (r == -1)
-		return errno > 0 ? -errno : -EIO;
-	return r > 0 ? -r : r;
-}
-
-/* Calls that return NULL with errno. */
-static int from_null(void)
-{
-	return errno > 0 ? -errno : -ENOMEM;
-}
 
 static int nonblocking(int fd)
 {
@@ -379,106 +361,6 @@ int verbs_post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr)
 	struct ibv_recv_wr *bad;
 
 	return from_positive(ibv_post_recv(qp, wr, &bad));
-}
-
-/* --- loop --------------------------------------------------------------------------------- */
-
-#define LOOP_TIMEOUT 14 /* 67 ms until a packet is sent again */
-#define LOOP_RETRIES 3
-
-struct port {
-	uint8_t number;
-	struct ibv_port_attr attr;
-	union ibv_gid gid;
-};
-
-static int active_port(struct ibv_context *ctx, struct port *p)
-{
-	struct ibv_device_attr d;
-	int r = from_positive(ibv_query_device(ctx, &d));
-
-	for (p->number = 1; r == 0 && p->number <= d.phys_port_cnt; p->number++) {
-		r = from_positive(ibv_query_port(ctx, p->number, &p->attr));
-		if (r == 0 && p->attr.state == IBV_PORT_ACTIVE)
-			return from_minus(ibv_query_gid(ctx, p->number, 0, &p->gid));
-	}
-	return r < 0 ? r : -ENETDOWN;
-}
-
-static int to_init(struct ibv_qp *qp, const struct port *p)
-{
-	struct ibv_qp_attr a = {.qp_state = IBV_QPS_INIT,
-	                        .port_num = p->number,
-	                        .qp_access_flags =
-	                                IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE};
-
-	return from_positive(ibv_modify_qp(
-	        qp, &a, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS));
-}
-
-static int to_ready(struct ibv_qp *qp, const struct port *p, uint32_t peer)
-{
-	struct ibv_qp_attr a = {
-	        .qp_state = IBV_QPS_RTR,
-	        .path_mtu = p->attr.active_mtu,
-	        .dest_qp_num = peer,
-	        .ah_attr = {.is_global = p->attr.link_layer == IBV_LINK_LAYER_ETHERNET,
-	                    .dlid = p->attr.lid,
-	                    .port_num = p->number,
-	                    .grh = {.dgid = p->gid, .hop_limit = 1}}};
-	int r = from_positive(ibv_modify_qp(
-	        qp, &a,
-	        IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
-	                IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER));
-
-	if (r < 0)
-		return r;
-	a = (struct ibv_qp_attr){.qp_state = IBV_QPS_RTS,
-	                         .timeout = LOOP_TIMEOUT,
-	                         .retry_cnt = LOOP_RETRIES,
-	                         .rnr_retry = LOOP_RETRIES};
-	return from_positive(ibv_modify_qp(qp, &a,
-	                                   IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT |
-	                                           IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
-	                                           IBV_QP_MAX_QP_RD_ATOMIC));
-}
-
-void verbs_loop_free(struct ibv_qp *qp[2])
-{
-	for (int i = 0; i < 2; i++) {
-		if (qp[i])
-			(void)ibv_destroy_qp(qp[i]);
-		qp[i] = NULL;
-	}
-}
-
-int verbs_loop_new(struct ibv_pd *pd, struct ibv_cq *cq, const struct verbs_qp_size *size,
-                   struct ibv_qp *ret[2])
-{
-	struct ibv_qp_init_attr init = {
-	        .send_cq = cq,
-	        .recv_cq = cq,
-	        .qp_type = IBV_QPT_RC,
-	        .sq_sig_all = 1,
-	        .cap = {.max_send_wr = size->send,
-	                .max_recv_wr = size->recv,
-	                .max_send_sge = size->sge,
-	                .max_recv_sge = 1},
-	};
-	struct port p;
-	int r = active_port(pd->context, &p);
-
-	ret[0] = ret[1] = NULL;
-	for (int i = 0; r == 0 && i < 2; i++) {
-		errno = 0;
-		ret[i] = ibv_create_qp(pd, &init);
-		r = ret[i] ? to_init(ret[i], &p) : from_null();
-	}
-	for (int i = 0; r == 0 && i < 2; i++)
-		r = to_ready(ret[i], &p, ret[!i]->qp_num);
-	if (r < 0)
-		verbs_loop_free(ret);
-	return r;
 }
 
 /* --- device ---------------------------------------------------------------------------- */

@@ -2,7 +2,7 @@
 /*
  * libibverbs and librdmacm with one way to fail: every call returns 0 (or a count) or a negative
  * errno, whatever the library's own style is (a pointer with errno, -1 with errno, a positive
- * errno, a status in a completion or event).  The only file that calls these libraries; linked
+ * errno, a status in a completion or event).  Only this folder calls these libraries; linked
  * by transport and capture.
  *
  * Nothing here logs or waits: connection events come through a channel whose fd is non-blocking.

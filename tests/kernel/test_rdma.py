@@ -216,7 +216,7 @@ def copy_by_device(vm):
 
 def test_rdma_one_host():
     with machine() as vm:
-        for fn in (sizes_growth_and_shrink, slow_receiver, kills):
+        for fn in (sizes_growth_and_shrink, slow_receiver, kills, attacks, copy_by_device, limits_and_fall_back, device_down, device_removed):
             t = time.monotonic()
             fn(vm)
             print(f"  {fn.__name__}: {time.monotonic() - t:.1f} s", flush=True)
