@@ -144,7 +144,7 @@ bench: guest
 
 $(B)/tests/rdma-copy: $(B)/capture/rdma-copy.o
 # Plays what is around one mc-transport, in tests on kernels that have RDMA.
-$(B)/tests/%: tests/kernel/%.c transport/test-link.h $(B)/verbs.a $(B)/ipc.a | $(B)/mc-transport
+$(B)/tests/%: tests/kernel/%.c tests/kernel/transport-roles.h transport/test-link.h $(B)/verbs.a $(B)/ipc.a | $(B)/mc-transport
 	@mkdir -p $(@D)
 	$(CC) $(ALLCF) -o $@ $(filter %.c %.o,$^) $(B)/verbs.a $(B)/ipc.a -lcmocka $(verbs_LIBS) $(LIBS)
 
