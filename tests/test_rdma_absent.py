@@ -17,9 +17,10 @@ def test_rdma_absent():
         args = ["protect", "vm", "--qmp", g.qmp_path, "--peer", f"{w.b.addr}:{mctest.PORT}", "--gate", "none", "--interval", 20]
         r = w.a.mcctl(*args, "--transport", "rdma", ok=False)
         check(r.returncode == 1 and "insecure" in r.stderr and "psk-file" in r.stderr, f"{r.stderr}")
-        r = w.a.mcctl(*args, "--transport", "rdma", "--insecure", ok=False)
-        text = r.stderr + w.a.mcctl("events", "vm", ok=False).stdout + w.a.supervisor_log()
-        check("has no RDMA device" in text, f"no reason: {text[-2000:]}")
+        w.a.mcctl(*args, "--transport", "rdma", "--insecure", ok=False)
+        w.a.wait_state("STOPPED", timeout=20)
+        text = w.a.mcctl("status", "vm", "--json").stdout + w.a.supervisor_log()
+        check("RDMA" in text, f"no reason: {text[-2000:]}")
         w.a.mcctl("unprotect", "vm", ok=False)
         w.a.mcctl(*args, "--transport", "auto", "--insecure", "--rdma-copy")
         w.a.wait_state("PROTECTED")

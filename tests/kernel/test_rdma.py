@@ -174,11 +174,6 @@ def limits_and_fall_back(vm):
     check("RLIMIT_MEMLOCK" in p.job.err and "LimitMEMLOCK=" in p.job.err and "TCP is used" in p.job.err, p.job.err)
     _, sp = finish(b, p)
     check(sp["copied"] == 2700000, f"{sp}")
-    b, p = End(vm, "backup"), End(vm, "primary", "memlock=1000000")
-    p("stopped")
-    check("RLIMIT_MEMLOCK" in p("stats")["refusal"], "no reason")
-    p.end()
-    b.end()
     # Without the word insecure neither side offers it.
     b, p = End(vm, "backup", "secure"), End(vm, "primary")
     p("stopped")
@@ -189,17 +184,6 @@ def limits_and_fall_back(vm):
     p("up")
     check("takes TCP only" in p.job.err, p.job.err)
     finish(b, p)
-
-
-def device_removed(vm):
-    b, p = pair(vm, "transport=auto")
-    p("epochs 2 2 100000")
-    p.send("epochs 6 6 400000")
-    vm.sh("rdma link delete rxe0")
-    p.answer()
-    check("TCP is used" in p.job.err, p.job.err)
-    sb, sp = finish(b, p)
-    check(sb["committed"] == 8 and sp["copied"] > 0, f"{sb} {sp}")
 
 
 def copy_by_device(vm):
@@ -216,7 +200,7 @@ def copy_by_device(vm):
 
 def test_rdma_one_host():
     with machine() as vm:
-        for fn in (sizes_growth_and_shrink, slow_receiver, kills, attacks, copy_by_device, limits_and_fall_back, device_down, device_removed):
+        for fn in (sizes_growth_and_shrink, slow_receiver, kills, attacks, copy_by_device, limits_and_fall_back, device_down):
             t = time.monotonic()
             fn(vm)
             print(f"  {fn.__name__}: {time.monotonic() - t:.1f} s", flush=True)
@@ -257,59 +241,3 @@ def test_rdma_two_hosts():
         one._wait("lost peer", lambda: p.job.err.count("link to") >= 2, 20)
         took = time.monotonic() - began
         check(took < 6, f"{took:.1f} s until the dead host was noticed")
-
-
-KEY = "8f5a" * 16
-BUS = """<busconfig><type>custom</type><listen>unix:path=/run/bus</listen><auth>EXTERNAL</auth><policy context="default">
-<allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/></policy></busconfig>"""
-QEMU = ("qemu-system-x86_64 -accel tcg -M q35,memory-backend=ram -m 32 -nodefaults -vga none -display none -qmp unix:/run/qmp,server=on,wait=off "
-        "-object memory-backend-file,id=ram,size=32M,mem-path=/dev/shm/ram,share=on ")
-
-
-def product_host(nic, n):
-    vm = VM(modules=MODULES, parts=["rdma", "ip", "dbus", "mc", "qemu"], mem=640, nics=[nic], name=f"host{n}")
-    vm.sh(f"ip link set lo up; ip addr add 10.9.0.{n}/24 dev eth0; ip link set eth0 up; rdma link add rxe0 type rxe netdev eth0;"
-          "mkdir -p /run /etc /var/lib/mc /etc/mc; chmod 1777 /tmp /dev/shm;"
-          "printf 'root:x:0:0::/:/bin/sh\\nnobody:x:65534:65534::/:/bin/sh\\n' >/etc/passwd; printf 'root:x:0:\\nnogroup:x:65534:\\n' >/etc/group")
-    vm.put("/run/bus.conf", BUS)
-    vm.put("/etc/mc.psk", f"pair:{KEY}\n", 0o600)
-    vm.bus = vm.spawn("dbus-daemon", "--config-file=/run/bus.conf", "--nofork")
-    vm.sh("until [ -S /run/bus ]; do sleep 0.05; done")
-    vm.supervisor = vm.spawn("mc-supervisor", "--bus=unix:path=/run/bus", "--runtime-dir", "/run/mc", "--state-dir", "/var/lib/mc",
-                             "--conf-dir", "/etc/mc", "--libexec", "/bin", "--listen", f"10.9.0.{n}:{PORT}", "--user", "nobody")
-    return vm
-
-
-def mcctl(vm, *args, **kw):
-    return vm.run("mcctl", "--bus=unix:path=/run/bus", *args, **kw)
-
-
-def wait_state(vm, state, limit):
-    end = time.monotonic() + limit
-    while True:
-        r = mcctl(vm, "status", "vm", "--json", ok=False)
-        if f'"{state}"' in r.out:
-            return
-        check(time.monotonic() < end, f"{vm.name} is not {state}: {r.out}{r.err}\n{vm.supervisor.err[-3000:]}")
-        time.sleep(0.2)
-
-
-def test_rdma_failover():
-    """The whole product on two kernels: protected by RDMA under a pre-shared key, a guest dies and runs on at the other host."""
-    a, z = link()
-    with product_host(a, 1) as one, product_host(z, 2) as two:
-        for vm, more in ((one, ""), (two, "-incoming defer -global migration.send-configuration=off")):
-            vm.guest = vm.spawn("sh", "-c", f"exec {QEMU}{more}")
-            vm.sh("until grep -q ' 00010000 .*/run/qmp' /proc/net/unix; do sleep 0.1; done")
-        # Memory that the firmware does not use: what the standby has of it came over the link.
-        one.sh("dd if=/dev/urandom of=/dev/shm/ram bs=1M seek=8 count=12 conv=notrunc 2>/dev/null")
-        opts = ["--gate", "none", "--psk-file", "/etc/mc.psk", "--transport", "rdma", "--failure-timeout", "3000", "--restart-grace", "500",
-                "--slab-size", 1 << 20, "--max-memory", 64 << 20]
-        mcctl(two, "standby", "vm", "--qmp", "/run/qmp", *opts)
-        mcctl(one, "protect", "vm", "--qmp", "/run/qmp", "--peer", f"10.9.0.2:{PORT}", "--interval", "200", *opts, timeout=90)
-        wait_state(one, "PROTECTED", 60)
-        want = one.sh("dd if=/dev/shm/ram bs=1M skip=8 count=12 2>/dev/null | md5sum").out
-        one.guest.kill()
-        wait_state(two, "ACTIVE", 30)
-        check(two.sh("dd if=/dev/shm/ram bs=1M skip=8 count=12 2>/dev/null | md5sum").out == want, "the standby's memory differs")
-        check(two.guest.status is None, "the standby's QEMU ended")
