@@ -257,6 +257,28 @@ static int check_guest(struct capture *c)
 	return r < 0 ? refuse(c, r, why) : 0;
 }
 
+/* Without it QEMU's death shows when QMP ends, some milliseconds later. */
+static void watch_death(struct capture *c)
+{
+	pid_t threads[DEATH_THREADS] = {c->vm.pid};
+	json_t *v = NULL, *cpu;
+	unsigned n = 1;
+	size_t i;
+	int r = qmp_command(c->q, "query-cpus-fast", NULL, COMMAND_MS, &v);
+
+	json_array_foreach (v, i, cpu) {
+		json_int_t tid = json_integer_value(json_object_get(cpu, "thread-id"));
+
+		if (tid > 0 && n < DEATH_THREADS)
+			threads[n++] = (pid_t)tid;
+	}
+	json_decref(v);
+	if (r == 0)
+		r = death_open(&c->death, c->vm.pid, threads, n);
+	if (r < 0)
+		mc_debug("no early word of QEMU's death: %s", strerror(-r));
+}
+
 int capture_guard(struct capture *c)
 {
 	struct mc_confine confine = {.uid = c->w->uid, .gid = c->w->gid};
@@ -298,6 +320,7 @@ int capture_attach(struct capture *c)
 	atomic_store(&c->a->control->tracker, tracker_kind(&c->tracker));
 	mc_info("writes of QEMU %d are tracked by %s", (int)c->vm.pid,
 	        mc_tracker_name(tracker_kind(&c->tracker)));
+	watch_death(c);
 	r = capture_guard(c);
 	(void)mc_fault(MC_FAULT_CAPTURE_GUARDED);
 	return r < 0 ? mc_log_errno(r, "can't fork the guard") : 0;
@@ -312,6 +335,7 @@ void capture_detach(struct capture *c, bool release_guest)
 			mc_log_errno(r, "the userfaultfd stays open in QEMU %d", (int)c->vm.pid);
 	}
 	guard_stop(&c->guard);
+	death_close(&c->death);
 	tracker_done(&c->tracker);
 	c->rdma = rdma_copy_free(c->rdma);
 	for (unsigned i = 0; i < c->vm.nblocks; i++) {

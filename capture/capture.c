@@ -164,6 +164,8 @@ static int attach(struct capture *c)
 	r = watch_guard(c);
 	if (r >= 0)
 		r = sd_event_add_io(c->w->event, &c->qmp_source, qmp_fd(c->q), EPOLLIN, on_qmp, c);
+	if (r >= 0)
+		r = end_watch_death(c);
 	if (r < 0)
 		return r;
 	recover(c);
@@ -415,6 +417,7 @@ static void capture_quit(struct mc_worker *w, void *ctx)
 	mc_worker_busy(c->w, DETACH_NS);
 	c->guard_source = sd_event_source_unref(c->guard_source);
 	c->qmp_source = sd_event_source_unref(c->qmp_source);
+	end_watch_done(c);
 	c->arbiter = mc_arbiter_free(c->arbiter);
 	/* Only the end of a protection lets QEMU go; a successor would use what is there. */
 	capture_detach(c, s == MC_STATE_ENDED || s == MC_STATE_STOPPED || s == MC_STATE_DEGRADED);

@@ -11,6 +11,7 @@
 #include "../ipc/arbiter.h"
 #include "../ipc/worker.h"
 #include "../qmp/vm.h"
+#include "death.h"
 #include "guard.h"
 #include "rdma-copy.h"
 #include "tracker.h"
@@ -58,6 +59,8 @@ struct capture {
 	struct vm_info vm;
 	struct tracker tracker;
 	struct guard guard;
+	struct death death;
+	sd_event_source *death_source[DEATH_THREADS];
 	uint8_t *ram[VM_BLOCKS_MAX]; /* our mapping of each block */
 	int ram_fd[VM_BLOCKS_MAX];
 	int state_fd;           /* device state: we read */
@@ -73,6 +76,7 @@ struct capture {
 	bool shutdown; /* SHUTDOWN was seen */
 	enum mc_reason shutdown_reason;
 	bool qmp_dead;
+	bool gone;   /* QEMU's end is classified */
 	bool saving; /* QEMU writes the device state of this pause */
 	int saved;   /* how that ended: 0 or negative errno */
 	uint64_t saved_at;
@@ -184,6 +188,8 @@ int switchover_step(struct capture *c);
 
 /* end.c */
 void end_qemu_gone(struct capture *c);
+int end_watch_death(struct capture *c); /* begins to listen to c->death */
+void end_watch_done(struct capture *c);
 int end_step(struct capture *c);
 
 /* inspect.c: `mc-capture --inspect`. Exit status. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* How a protection ends: QEMU's end, and the operator's. */
 #include <errno.h>
+#include <sys/epoll.h>
 
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
@@ -12,6 +13,9 @@ void end_qemu_gone(struct capture *c)
 	struct mc_control *ctl = c->a->control;
 	enum mc_reason why = MC_REASON_GUEST_DIED;
 
+	if (c->gone)
+		return;
+	c->gone = true;
 	if (c->shutdown)
 		why = c->shutdown_reason;
 	if (why == MC_REASON_HOST_SIGNAL && c->a->config->on_host_shutdown == 1)
@@ -26,6 +30,40 @@ void end_qemu_gone(struct capture *c)
 	atomic_store_explicit(&ctl->capture_ready, 1, memory_order_release);
 	c->phase = PHASE_DONE;
 	mc_arena_ring_all(c->a);
+}
+
+/*
+ * One of QEMU's threads has ended.  If all of it ends, what it said is in the socket by now, and
+ * read before the end is classified, as with EOF.
+ */
+static int on_thread(sd_event_source *s, int fd, uint32_t revents, void *userdata)
+{
+	struct capture *c = userdata;
+
+	(void)fd;
+	(void)revents;
+	(void)sd_event_source_set_enabled(s, SD_EVENT_OFF);
+	if (c->gone || !death_has_come(&c->death))
+		return 0;
+	(void)qmp_dispatch(c->q);
+	end_qemu_gone(c);
+	return 0;
+}
+
+int end_watch_death(struct capture *c)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r >= 0 && i < c->death.n; i++)
+		r = sd_event_add_io(c->w->event, &c->death_source[i], c->death.thread[i], EPOLLIN,
+		                    on_thread, c);
+	return r;
+}
+
+void end_watch_done(struct capture *c)
+{
+	for (unsigned i = 0; i < DEATH_THREADS; i++)
+		c->death_source[i] = sd_event_source_disable_unref(c->death_source[i]);
 }
 
 /* Nobody encodes or sends what is on its way: given up, as far as it is capture's to do. */

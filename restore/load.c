@@ -21,6 +21,9 @@
 #define CONFIG      7 /* QEMU_VM_CONFIGURATION */
 #define CMDLINE_MAX (1U << 20)
 
+static const char incoming_cmd[] =
+        "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:mc-state\"}}\n";
+
 /* True unless the standby was started with -global migration.send-configuration=off. */
 bool load_wants_config(const struct restore *r)
 {
@@ -68,23 +71,46 @@ static int put_config(const struct restore *r, int fd)
 	return e < 0 ? e : put(fd, p, strcspn(p, "\n"));
 }
 
-int standby_state_file(const struct restore *r, const uint8_t *state, size_t len)
+/* Writes the stream into @fd and goes back to its beginning. */
+static int fill(const struct restore *r, int fd, const uint8_t *state, size_t len)
 {
-	int mc_autoclose fd = memfd_create("mc-device-state", MFD_CLOEXEC);
 	int e;
 
-	if (fd < 0)
-		return -errno;
 	if (len < HEAD)
 		return -EBADMSG;
+	if (lseek(fd, 0, SEEK_SET) < 0)
+		return -errno;
 	e = put(fd, state, HEAD);
 	if (e == 0 && r->wants_config)
 		e = put_config(r, fd);
 	if (e == 0)
 		e = put(fd, state + HEAD, len - HEAD);
-	if (e == 0 && lseek(fd, 0, SEEK_SET) < 0)
-		e = -errno;
+	return e == 0 && lseek(fd, 0, SEEK_SET) < 0 ? -errno : e;
+}
+
+int standby_state_file(const struct restore *r, const uint8_t *state, size_t len)
+{
+	int mc_autoclose fd = memfd_create("mc-device-state", MFD_CLOEXEC);
+	int e = fd < 0 ? -errno : fill(r, fd, state, len);
+
 	return e < 0 ? e : mc_take_fd(&fd);
+}
+
+static int give_file(struct restore *r, int fd)
+{
+	return qmp_command_fd(r->q, "getfd", json_pack("{s:s}", "fdname", "mc-state"), fd,
+	                      COMMAND_MS, NULL);
+}
+
+/* QEMU's copy of the descriptor shares the file's offset: it reads from where we leave it. */
+void load_prepare(struct restore *r)
+{
+	int mc_autoclose fd = memfd_create("mc-device-state", MFD_CLOEXEC);
+
+	if (fd < 0 || r->state_file >= 0 || give_file(r, fd) < 0 ||
+	    qmp_begin(r->q, incoming_cmd, sizeof(incoming_cmd) - 1) < 0)
+		return; /* then it is done at the takeover */
+	r->state_file = mc_take_fd(&fd);
 }
 
 /* 0, or the run state says that no load is going on: -EREMOTEIO. */
@@ -141,15 +167,19 @@ int standby_go(struct restore *r, const void *state, size_t len)
 
 	if (r->resumed)
 		return 0; /* a predecessor had come that far */
-	fd = standby_state_file(r, state, len);
-	if (fd < 0)
-		return mc_log_errno(fd, "device state file");
-	e = qmp_command_fd(r->q, "getfd", json_pack("{s:s}", "fdname", "mc-state"), fd, COMMAND_MS,
-	                   NULL);
+	if (r->state_file >= 0) {
+		fd = mc_take_fd(&r->state_file);
+		e = fill(r, fd, state, len);
+	} else {
+		fd = standby_state_file(r, state, len);
+		e = fd < 0 ? fd : give_file(r, fd);
+	}
+	if (e < 0)
+		return mc_log_errno(e, "device state file");
 	(void)mc_fault(MC_FAULT_RESTORE_GIVEN);
+	e = qmp_send_raw(r->q, incoming_cmd, sizeof(incoming_cmd) - 1);
 	if (e == 0)
-		e = qmp_command(r->q, "migrate-incoming", json_pack("{s:s}", "uri", "fd:mc-state"),
-		                COMMAND_MS, NULL);
+		e = qmp_wait(r->q, mc_now_ns() + COMMAND_MS * MC_NS_PER_MS);
 	(void)mc_fault(MC_FAULT_RESTORE_LOADING);
 	if (e == -EREMOTEIO) {
 		mc_warn("the standby doesn't take the device state: %s", qmp_error(r->q));

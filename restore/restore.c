@@ -115,6 +115,8 @@ static int attach(struct restore *r)
 		end_standby(r, MC_REASON_REFUSED, why);
 		return 0;
 	}
+	if (s == MC_STATE_WAITING || s == MC_STATE_SYNCING || s == MC_STATE_PROTECTED)
+		load_prepare(r);
 	return commit_recover(r);
 }
 
@@ -125,7 +127,7 @@ static int restore_start(struct mc_worker *w, void *ctx)
 
 	r->w = w;
 	r->a = &w->arena;
-	r->rehearsal.fd = -1;
+	r->rehearsal.fd = r->state_file = -1;
 	for (int i = 0; i < VM_BLOCKS_MAX; i++)
 		r->ram_fd[i] = -1;
 	if (!r->a->ring_restore)

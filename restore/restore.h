@@ -40,6 +40,7 @@ struct restore {
 	bool resumed;      /* the standby runs */
 	bool loaded;       /* it has taken the device state in, but may be paused */
 	bool standby_gone; /* there is nothing to restore into: only END is answered */
+	int state_file;    /* given to the standby by load_prepare(); -1: none */
 	bool wants_config; /* the standby expects a configuration section in its stream */
 	bool ring_bad;     /* transport's ring can't be trusted: what is committed still can */
 	struct mc_arbiter *arbiter; /* asked whether we may take over */
@@ -70,6 +71,8 @@ int standby_empty(struct restore *r); /* gives all of its RAM back: it reads as 
  * call it again for what its predecessor had begun.
  */
 bool load_wants_config(const struct restore *r);
+/* Gives the standby its state's file, empty, and all but the end of the command that loads it. */
+void load_prepare(struct restore *r);
 int standby_go(struct restore *r, const void *state, size_t len);
 
 /* sync.c: the first copy. 1 did something, 0 nothing to do, negative errno. */

@@ -218,6 +218,8 @@ void standby_detach(struct restore *r)
 		r->ram[i] = NULL;
 		mc_closep(&r->ram_fd[i]);
 	}
+	if (r->state_file > 0)
+		mc_closep(&r->state_file);
 	r->q = qmp_free(r->q);
 	vm_info_done(&r->vm);
 }

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "death.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "../ipc/util.h"
+
+#define THREAD     O_EXCL /* PIDFD_THREAD, Linux 6.9 (include/uapi/linux/pidfd.h) */
+#define PF_EXITING 0x4UL  /* include/linux/sched.h; field 9 of /proc/PID/stat */
+
+static int open_proc(pid_t pid, const char *name)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+int death_open(struct death *d, pid_t pid, const pid_t *threads, unsigned n)
+{
+	int r = 0;
+
+	*d = (struct death){.stat = open_proc(pid, "stat"), .status = open_proc(pid, "status")};
+	if (d->stat < 0 || d->status < 0)
+		r = d->stat < 0 ? d->stat : d->status;
+	for (unsigned i = 0; r == 0 && i < n && i < DEATH_THREADS; i++) {
+		int fd = (int)syscall(SYS_pidfd_open, threads[i], THREAD);
+
+		if (fd < 0)
+			r = -errno;
+		else
+			d->thread[d->n++] = fd;
+	}
+	if (r < 0)
+		death_close(d);
+	return r;
+}
+
+void death_close(struct death *d)
+{
+	while (d->n)
+		mc_closep(&d->thread[--d->n]);
+	if (d->stat >= 0)
+		mc_closep(&d->stat);
+	if (d->status >= 0)
+		mc_closep(&d->status);
+	d->stat = d->status = -1;
+}
+
+/* Reads a file of /proc anew. false: the process is gone. */
+static bool read_again(int fd, char *buf, size_t size)
+{
+	ssize_t n = pread(fd, buf, size - 1, 0);
+
+	buf[n > 0 ? n : 0] = '\0';
+	return n > 0;
+}
+
+static bool leader_exits(const char *stat)
+{
+	const char *p = strrchr(stat, ')'); /* the name before it may hold anything */
+
+	/* state, ppid, pgrp, session, tty, tpgid, flags */
+	for (int i = 0; p && i < 7; i++)
+		p = strchr(p + 1, ' ');
+	return p && strtoul(p + 1, NULL, 10) & PF_EXITING;
+}
+
+static bool kill_is_pending(const char *status)
+{
+	const char *p = strstr(status, "\nSigPnd:");
+
+	return p && strtoull(p + strlen("\nSigPnd:"), NULL, 16) >> (SIGKILL - 1) & 1;
+}
+
+bool death_has_come(const struct death *d)
+{
+	char buf[4096];
+
+	if (!read_again(d->stat, buf, sizeof(buf)) || leader_exits(buf))
+		return true;
+	if (!read_again(d->status, buf, sizeof(buf)) || kill_is_pending(buf))
+		return true;
+	/* It may have taken the signal between the two looks. */
+	return !read_again(d->stat, buf, sizeof(buf)) || leader_exits(buf);
+}
