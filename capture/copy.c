@@ -98,26 +98,39 @@ static bool test_bit(const _Atomic uint64_t *b, uint64_t n)
 	return atomic_load_explicit(&b[n / 64], memory_order_relaxed) >> n % 64 & 1;
 }
 
+static bool is_zero(const uint8_t *page)
+{
+	uint64_t first;
+
+	memcpy(&first, page, sizeof(first));
+	return first == 0 && memcmp(page, page + 8, MC_PAGE_SIZE - 8) == 0;
+}
+
 static void copy_page(struct capture *c, uint64_t page)
 {
 	struct slab_list *l = &c->list;
 	uint8_t *to;
 	unsigned b = block_of(c, page);
 	uint64_t off = (page - c->a->control->block[b].first_page) * MC_PAGE_SIZE;
+	struct mc_page_desc d;
 
 	if (off >= c->vm.block[b].size)
 		return; /* the padding of the last word */
-	to = l->data + l->meta->pages * MC_PAGE_SIZE;
-	if (c->rdma)
-		rdma_copy(c->rdma, b, off, c->ram[b] + off, to, MC_PAGE_SIZE);
-	else
-		memcpy(to, c->ram[b] + off, MC_PAGE_SIZE);
-	l->desc[l->meta->pages] = (struct mc_page_desc){
-	        .block = b,
-	        .offset = off,
-	        .flags = test_bit(c->a->bitmap[NOBASE], page) ? MC_PAGE_NOBASE : 0};
-	l->meta->pages++;
-	l->meta->used += MC_PAGE_SIZE;
+	d = (struct mc_page_desc){.block = b, .offset = off};
+	if (test_bit(c->a->bitmap[NOBASE], page))
+		d.flags = MC_PAGE_NOBASE;
+	/* In the first copy most of a guest may be zero: such a page is named and not moved. */
+	if (!l->meta->epoch && is_zero(c->ram[b] + off)) {
+		d.flags = MC_PAGE_ZEROED;
+	} else {
+		to = l->data + l->meta->used;
+		if (c->rdma)
+			rdma_copy(c->rdma, b, off, c->ram[b] + off, to, MC_PAGE_SIZE);
+		else
+			memcpy(to, c->ram[b] + off, MC_PAGE_SIZE);
+		l->meta->used += MC_PAGE_SIZE;
+	}
+	l->desc[l->meta->pages++] = d;
 }
 
 /* @pages more pages fit the slab that is being filled. */

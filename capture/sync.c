@@ -15,6 +15,7 @@
 #define ROUNDS_MAX   12
 #define SMALL_PAGES  4096 /* 16 MiB: small enough for an epoch */
 #define SLABS_A_STEP 1
+#define SLABS_ON_WAY 12
 
 static void set_range(_Atomic uint64_t *b, uint64_t first, uint64_t n)
 {
@@ -163,7 +164,9 @@ int sync_step(struct capture *c)
 		return 1;
 	}
 	copy_list_init(c);
-	if (!copy_has_room(c, c->a->slabs.max / 2))
+	/* More on its way would only fall out of the processor's cache before it is used. */
+	if (atomic_load_explicit(&c->a->slabs.shm->in_use, memory_order_relaxed) >= SLABS_ON_WAY ||
+	    !copy_has_room(c, c->a->slabs.max / 2))
 		return 0; /* transport frees and rings */
 	r = copy_pages(c, c->a->bitmap[CARRY], &c->cursor, c->a->bitmap_words, 0, false,
 	               SLABS_A_STEP, &pages);

@@ -2,9 +2,9 @@
 /*
  * Copysets: the content of slabs, raw (capture -> stage) and encoded (stage -> restore).
  *
- * Raw PAGES slab: `pages` pages of 4096 bytes, one after the other; its descriptors are an
- * array of struct mc_page_desc in the block meta.desc of the descriptor pool, same order.
- * Raw STATE slab: meta.used bytes of QEMU device state.
+ * Raw PAGES slab: pages of 4096 bytes (but ZEROED ones), one after the other; its descriptors are
+ * an array of struct mc_page_desc in the block meta.desc of the descriptor pool, same order. Raw
+ * STATE slab: meta.used bytes of QEMU device state.
  *
  * ENCODED slab, as it travels, self-contained:
  *
@@ -39,7 +39,7 @@
 
 enum mc_page_flags {
 	MC_PAGE_NOBASE = 1, /* the backup may lack the previous content: no delta */
-	MC_PAGE_ZEROED = 4, /* restore: decoded page is all zero, no bytes in the slab */
+	MC_PAGE_ZEROED = 4, /* all zero: no bytes in the slab (restore, and the first copy) */
 	MC_PAGE_STRUCK = 2, /* superseded by a later copy in this epoch: not to be sent */
 };
 

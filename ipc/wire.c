@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define XXH_STATIC_LINKING_ONLY /* a hash state on the stack */
-#include <xxhash.h>
+#include "hash.h"
 
 #include "util.h"
 

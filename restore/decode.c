@@ -121,15 +121,26 @@ static int undo_delta(struct decoder *d, const uint8_t *base, const uint8_t *del
 	return !len || word == end ? 0 : -EBADMSG;
 }
 
+/* The content of a slab: where it lies if nothing of it was packed, else unpacked. */
+static int open_stream(struct decoder *d, const struct mc_enc_view *v, const uint8_t **ret)
+{
+	bool plain = true;
+
+	for (uint32_t i = 0; i < v->h.chunks; i++)
+		plain &= v->chunk[i].codec == MC_CHUNK_PLAIN;
+	*ret = plain ? v->bytes : d->stream;
+	return plain ? 0 : unpack(d, v, d->stream);
+}
+
 int decode_pages(struct decoder *d, const struct mc_enc_view *v, uint8_t *const *ram,
                  decode_page_fn fn, void *ctx)
 {
-	const uint8_t *at = d->stream;
+	const uint8_t *at;
 	int r;
 
 	if (v->h.raw_len > d->unit)
 		return -EBADMSG;
-	r = unpack(d, v, d->stream);
+	r = open_stream(d, v, &at);
 	for (uint32_t i = 0; r == 0 && i < v->h.pages; i++) {
 		struct mc_enc_page p = v->page[i];
 		uint64_t offset = mc_enc_page_offset(&p);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -156,6 +157,8 @@ void restore_done(struct restore *r)
 	rehearse_abort(r, "mc-restore ends");
 	standby_detach(r);
 	r->decoders = decoders_free(r->decoders);
+	free(r->filled);
+	r->filled = NULL;
 }
 
 const struct mc_worker_ops restore_ops = {

@@ -35,6 +35,7 @@ struct restore {
 	int ram_fd[VM_BLOCKS_MAX];
 	uint64_t block_size[VM_BLOCKS_MAX];
 	struct decoders *decoders;
+	uint64_t *filled; /* first copy: pages of the RAM that were written to */
 	struct mc_ring_end in;
 	struct assembly as;
 	bool resumed;      /* the standby runs */

@@ -5,7 +5,9 @@
  * primary in before, so nothing of an old copy can follow.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
@@ -19,10 +21,76 @@ static void damaged(struct restore *r, int error)
 	commit_nack(r, UINT64_MAX);
 }
 
+/* Pages that follow one another in a slab and in a RAM block: written by one call. */
+struct run {
+	struct restore *r;
+	uint32_t block;
+	uint64_t offset, len;
+	const uint8_t *content;
+};
+
+/*
+ * By the file, not by the mapping: the kernel needn't clear a page that is written whole, no fault
+ * is taken for each, and a full /dev/shm is an error.
+ */
+static int flush(struct run *u)
+{
+	while (u->len) {
+		ssize_t n = pwrite(u->r->ram_fd[u->block], u->content, u->len, (off_t)u->offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		u->content += n;
+		u->offset += (uint64_t)n;
+		u->len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+static int put_page(void *ctx, uint32_t block, uint64_t offset, const uint8_t *content)
+{
+	static const uint8_t zero[MC_PAGE_SIZE];
+	struct run *u = ctx;
+	struct restore *r = u->r;
+	uint64_t page = r->a->control->block[block].first_page + offset / MC_PAGE_SIZE;
+	int e = 0;
+
+	if (page >= r->a->bitmap_words * 64)
+		return -EBADMSG;
+	/* The RAM was empty: what was never written is zero, and stays unallocated. */
+	if (!content && !(r->filled[page / 64] >> page % 64 & 1))
+		return 0;
+	r->filled[page / 64] |= 1ULL << page % 64;
+	content = content ? content : zero;
+	if (u->len &&
+	    (u->block != block || u->offset + u->len != offset || u->content + u->len != content))
+		e = flush(u);
+	if (!u->len)
+		*u = (struct run){.r = r, .block = block, .offset = offset, .content = content};
+	u->len += MC_PAGE_SIZE;
+	return e;
+}
+
+/* Which pages of the RAM may be other than zero: all, when a predecessor filled some. */
+static int track_filled(struct restore *r, bool unknown)
+{
+	size_t bytes = r->a->bitmap_words * 8;
+
+	if (!r->filled)
+		r->filled = malloc(bytes);
+	if (!r->filled)
+		return -ENOMEM;
+	memset(r->filled, unknown ? 0xff : 0, bytes);
+	return 0;
+}
+
 int sync_slab(struct restore *r, mc_handle h, const struct mc_slab_meta *m)
 {
 	struct mc_control *c = r->a->control;
 	uint64_t applied = atomic_load(&c->sync_applied);
+	struct run run = {.r = r};
 	struct mc_enc_view v;
 	int e;
 
@@ -32,11 +100,15 @@ int sync_slab(struct restore *r, mc_handle h, const struct mc_slab_meta *m)
 		commit_drop_first(r, h);
 		return 1;
 	}
-	e = slab_open(r, decoders_main(r->decoders), h, &v);
+	e = r->filled ? 0 : track_filled(r, applied != 0);
+	if (e == 0)
+		e = slab_open(r, decoders_main(r->decoders), h, &v);
 	if (e == 0 && (v.h.of_kind != MC_KIND_PAGES || v.h.base || v.h.seq != (uint32_t)applied))
 		e = -EBADMSG;
 	if (e == 0)
-		e = decode_pages(decoders_main(r->decoders), &v, r->ram, slab_put_page, r);
+		e = decode_pages(decoders_main(r->decoders), &v, r->ram, put_page, &run);
+	if (e == 0)
+		e = flush(&run);
 	if (e < 0) {
 		damaged(r, e);
 	} else {
@@ -69,6 +141,8 @@ static int begin_again(struct restore *r)
 	commit_drop_all(r);
 	(void)mc_journal_abort_from(&r->a->journal, 1, -ECANCELED);
 	e = standby_empty(r);
+	if (e == 0)
+		e = track_filled(r, false);
 	if (e < 0)
 		return e;
 	atomic_store(&c->sync_applied, 0);

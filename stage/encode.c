@@ -115,7 +115,7 @@ static int add_delta(struct encoder *e, const struct encode_job *job, const stru
 	return len > (int)MC_DELTA_MAX ? -1 : len;
 }
 
-/* Appends one page to the stream and tells how. */
+/* Appends one page (NULL: a zero one) to the stream and tells how. */
 static void encode_page(struct encoder *e, const struct encode_job *job,
                         const struct mc_page_desc *d, const uint8_t *page, struct mc_enc_page *p,
                         struct encode_stats *stats)
@@ -124,8 +124,8 @@ static void encode_page(struct encoder *e, const struct encode_job *job,
 
 	*p = (struct mc_enc_page){.page = (uint32_t)(d->offset / MC_PAGE_SIZE),
 	                          .block = (uint8_t)d->block,
-	                          .hash = mc_hash(page, MC_PAGE_SIZE)};
-	if (p->hash == e->zero_hash && is_zero(page)) {
+	                          .hash = page ? mc_hash(page, MC_PAGE_SIZE) : e->zero_hash};
+	if (!page || (p->hash == e->zero_hash && is_zero(page))) {
 		p->method = MC_PAGE_ZERO;
 		if (job->shadow)
 			mc_shadow_drop(job->shadow, mc_shadow_key(d->block, d->offset));
@@ -216,17 +216,19 @@ static int64_t pack_stream(struct encoder *e, int level, struct mc_enc_chunk *ch
 static int encode_pages(struct encoder *e, const struct encode_job *job, struct mc_enc_page *table,
                         uint32_t *pages, struct encode_stats *stats)
 {
+	const uint8_t *page = job->raw;
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < job->meta->pages; i++) {
 		struct mc_page_desc d = job->desc[i];
+		bool zeroed = d.flags & MC_PAGE_ZEROED;
 
-		if (d.flags & MC_PAGE_STRUCK)
-			continue;
 		if (d.block >= job->nblocks || d.offset % MC_PAGE_SIZE ||
 		    d.offset / MC_PAGE_SIZE > UINT32_MAX)
 			return -EBADMSG;
-		encode_page(e, job, &d, job->raw + i * MC_PAGE_SIZE, &table[n++], stats);
+		if (!(d.flags & MC_PAGE_STRUCK))
+			encode_page(e, job, &d, zeroed ? NULL : page, &table[n++], stats);
+		page += zeroed ? 0 : MC_PAGE_SIZE;
 	}
 	*pages = n;
 	return 0;
