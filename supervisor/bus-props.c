@@ -74,6 +74,16 @@ static uint64_t sync_done(const struct guest *g)
 	return bus_guest_committed_epoch(g) ? mc_max_u64(done, total) : done;
 }
 
+/* What the newest pause consisted of, ns. */
+static const struct {
+	const char *name;
+	enum mc_metric metric;
+} phases[] = {
+        {"StopTime", MC_M_STOP_TIME},     {"ScanTime", MC_M_LOG_DIRTY_TIME},
+        {"CopyTime", MC_M_RAM_COPY_TIME}, {"BarrierTime", MC_M_BARRIER_TIME},
+        {"StateTime", MC_M_STATE_TIME},   {"ContTime", MC_M_CONT_TIME},
+};
+
 static uint64_t number(const struct guest *g, const char *p)
 {
 	const struct mc_control *c = g->arena.control;
@@ -105,6 +115,9 @@ static uint64_t number(const struct guest *g, const char *p)
 		return quantile(g, MC_H_RELEASE, 0.5);
 	if (strcmp(p, "ReleaseP99") == 0)
 		return quantile(g, MC_H_RELEASE, 0.99);
+	for (size_t i = 0; i < MC_ARRAY_SIZE(phases); i++)
+		if (strcmp(p, phases[i].name) == 0)
+			return mc_metric_get(&g->arena.metrics[MC_ROLE_CAPTURE], phases[i].metric);
 	if (strcmp(p, "GuestClockLag") == 0)
 		return mc_metric_get(&g->arena.metrics[MC_ROLE_CAPTURE], MC_M_GUEST_CLOCK_LAG);
 	if (strcmp(p, "HeldPackets") == 0)

@@ -99,6 +99,23 @@ static void print_line(const struct trace *t, int k)
 	putchar('\n');
 }
 
+/* The phases of the newest pause: they overlap, QEMU writes its state while we scan and copy. */
+static void print_phases(json_t *g)
+{
+	static const char *const phase[] = {"Stop", "State", "Scan", "Copy", "Barrier", "Cont"};
+	char key[32];
+
+	if (!json_integer_value(json_object_get(g, "StopTime")))
+		return;
+	printf("    phases  ");
+	for (size_t i = 0; i < MC_ARRAY_SIZE(phase); i++) {
+		snprintf(key, sizeof(key), "%sTime", phase[i]);
+		printf(" %s %.2f", phase[i],
+		       (double)json_integer_value(json_object_get(g, key)) / 1e6);
+	}
+	printf(" ms\n");
+}
+
 static void forget_gone(struct trace **list)
 {
 	while (*list) {
@@ -130,6 +147,7 @@ static void show(json_t *list, struct trace **traces)
 		take(t, g);
 		for (int k = 0; t->points > 1 && k < KINDS; k++)
 			print_line(t, k);
+		print_phases(g);
 	}
 	forget_gone(traces);
 }

@@ -180,6 +180,7 @@ def test_progress_and_top_on_a_terminal():
         check("PROTECTED" in shown, shown)
         screens = on_terminal(w.a, "top", until="q quits", keys=b"q")
         check("vm" in screens and "PROTECTED" in screens, screens)
+        check(mctest.re.search(r"phases +Stop \d.*State \d.*Scan \d.*Copy \d.*Barrier \d.*Cont \d", screens), screens)
 
 
 def test_resolve_demote():
