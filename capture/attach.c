@@ -257,24 +257,11 @@ static int check_guest(struct capture *c)
 	return r < 0 ? refuse(c, r, why) : 0;
 }
 
-/* Without it QEMU's death shows when QMP ends, some milliseconds later. */
+/* Without it QEMU's death shows when QMP ends, tens of milliseconds later for a large guest. */
 static void watch_death(struct capture *c)
 {
-	pid_t threads[DEATH_THREADS] = {c->vm.pid};
-	json_t *v = NULL, *cpu;
-	unsigned n = 1;
-	size_t i;
-	int r = qmp_command(c->q, "query-cpus-fast", NULL, COMMAND_MS, &v);
+	int r = death_open(&c->death, c->vm.pid);
 
-	json_array_foreach (v, i, cpu) {
-		json_int_t tid = json_integer_value(json_object_get(cpu, "thread-id"));
-
-		if (tid > 0 && n < DEATH_THREADS)
-			threads[n++] = (pid_t)tid;
-	}
-	json_decref(v);
-	if (r == 0)
-		r = death_open(&c->death, c->vm.pid, threads, n);
 	if (r < 0)
 		mc_debug("no early word of QEMU's death: %s", strerror(-r));
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "death.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -25,21 +26,38 @@ static int open_proc(pid_t pid, const char *name)
 	return fd < 0 ? -errno : fd;
 }
 
-int death_open(struct death *d, pid_t pid, const pid_t *threads, unsigned n)
+static int add_threads(struct death *d, pid_t pid)
 {
+	struct dirent *e;
+	char path[64];
 	int r = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	dir = opendir(path);
+	if (!dir)
+		return -errno;
+	while (r == 0 && d->n < DEATH_THREADS && (e = readdir(dir))) {
+		int tid = atoi(e->d_name), fd;
+
+		if (tid <= 0)
+			continue;
+		fd = (int)syscall(SYS_pidfd_open, tid, THREAD);
+		if (fd >= 0)
+			d->thread[d->n++] = fd;
+		else if (errno != ESRCH) /* one that has just ended */
+			r = -errno;
+	}
+	closedir(dir);
+	return r;
+}
+
+int death_open(struct death *d, pid_t pid)
+{
+	int r;
 
 	*d = (struct death){.stat = open_proc(pid, "stat"), .status = open_proc(pid, "status")};
-	if (d->stat < 0 || d->status < 0)
-		r = d->stat < 0 ? d->stat : d->status;
-	for (unsigned i = 0; r == 0 && i < n && i < DEATH_THREADS; i++) {
-		int fd = (int)syscall(SYS_pidfd_open, threads[i], THREAD);
-
-		if (fd < 0)
-			r = -errno;
-		else
-			d->thread[d->n++] = fd;
-	}
+	r = d->stat < 0 ? d->stat : d->status < 0 ? d->status : add_threads(d, pid);
 	if (r < 0)
 		death_close(d);
 	return r;

@@ -19,11 +19,11 @@ struct death {
 };
 
 /*
- * Watches @pid and up to DEATH_THREADS of its @threads (the first one being @pid itself adds
- * its leader).  0; -EINVAL: the kernel has no pidfd of threads (before Linux 6.9); other negative
- * errno.  Nothing stays open after an error.
+ * Watches the first DEATH_THREADS threads that @pid has now; one of them that ends later for
+ * reasons of its own does no harm.  0; -EINVAL: the kernel has no pidfd of threads (before Linux
+ * 6.9); other negative errno.  Nothing stays open after an error.
  */
-int death_open(struct death *d, pid_t pid, const pid_t *threads, unsigned n);
+int death_open(struct death *d, pid_t pid);
 void death_close(struct death *d); /* accepts what death_open() refused */
 
 /*

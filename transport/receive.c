@@ -11,7 +11,8 @@
 
 /* Empty slabs that a link may have before it is known what comes. */
 #define AHEAD      2
-#define AHEAD_SYNC 8 /* in the first copy */
+#define AHEAD_SYNC 8  /* in the first copy */
+#define SYNC_HELD  16 /* slabs of the first copy that may lie here */
 
 static uint64_t committed(const struct transport *t)
 {
@@ -109,7 +110,9 @@ uint64_t receive_lend(struct transport *t, unsigned stream, void **data)
 {
 	const struct mc_pool *p = &t->a->slabs;
 	uint64_t used = atomic_load_explicit(&p->shm->in_use, memory_order_relaxed);
-	uint32_t ahead = transport_state(t) == MC_STATE_SYNCING ? AHEAD_SYNC : AHEAD;
+	bool sync = transport_state(t) == MC_STATE_SYNCING;
+	uint32_t ahead = sync ? AHEAD_SYNC : AHEAD;
+	uint64_t most = sync ? mc_min_u64(p->max / 2, SYNC_HELD) : p->max / 2;
 	mc_handle h;
 
 	if (order_ahead(t, stream))
@@ -117,9 +120,10 @@ uint64_t receive_lend(struct transport *t, unsigned stream, void **data)
 	/*
 	 * The epoch that restore decodes next may take what it needs (START made sure that it
 	 * fits twice); anything ahead of it must leave restore its half of the pool.  Slabs come
-	 * in order: what is lent already goes to that epoch first.
+	 * in order: what is lent already goes to that epoch first.  The first copy needs no more
+	 * than keeps restore busy: slabs that were used just now are mapped, and in the cache.
 	 */
-	if ((t->b.lent >= needed(t) && (used >= p->max / 2 || t->b.lent >= ahead)) ||
+	if ((t->b.lent >= needed(t) && (used >= most || t->b.lent >= ahead)) ||
 	    mc_pool_alloc(&t->a->slabs, 0, false, &h) < 0) {
 		if (!t->b.lent && !t->b.starved)
 			t->b.starved = mc_now_ns();
