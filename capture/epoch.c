@@ -294,7 +294,9 @@ static int hand_over(struct capture *c, struct epoch *e)
 	(void)mc_fault(MC_FAULT_CAPTURE_CARRY);
 	bitmap_clear(c->a->bitmap[NOBASE], c->a->bitmap_words);
 	c->dirty_estimate = e->pages;
-	mc_arena_ring_all(c->a);
+	/* The worker that encoded the last slab before the number of slabs was known. */
+	for (unsigned n = 0; n < MC_STAGES_MAX; n++)
+		mc_arena_ring(c->a, mc_role_stage(n));
 	return 0;
 }
 
