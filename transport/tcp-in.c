@@ -7,7 +7,7 @@
 #include "../ipc/util.h"
 #include "tcp-private.h"
 
-#define READS_MAX 64 /* reads before others get their turn */
+#define READS_MAX 16 /* reads before others, and the sign of life, get their turn */
 
 /* Where the next bytes go and how many are wanted; 0: the message is complete. */
 static size_t next_piece(struct tcp *t, uint8_t **to)
