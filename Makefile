@@ -139,7 +139,7 @@ check-kernel: kernel
 BENCH_PROGRAMS := $(patsubst tests/bench/%.c,$(B)/bench-%,$(wildcard tests/bench/*.c))
 bench: guest
 	scripts/install-deps bench
-	$(MAKE) all bench-programs
+	$(MAKE) B=build all bench-programs
 	tests/bench/run $(BENCH)
 
 $(B)/tests/rdma-copy: $(B)/capture/rdma-copy.o
