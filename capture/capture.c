@@ -222,7 +222,8 @@ static int sync_phase(struct capture *c)
 		return 0;
 	}
 	if (r < 0) {
-		mc_control_refuse(c->a->control, "the first copy failed: %s", strerror(-r));
+		mc_control_refuse(c->a->control, "the first copy failed: %s",
+		                  r == -EUCLEAN ? TRACKING_LOST : strerror(-r));
 		return refused(c);
 	}
 	return r;

@@ -20,6 +20,11 @@
 #define CARRY         EPOCH_BITMAPS       /* bitmap: pages that the next epoch must hold */
 #define NOBASE        (EPOCH_BITMAPS + 1) /* bitmap: pages whose previous content the backup may lack */
 
+/* What -EUCLEAN of a scan means. */
+#define TRACKING_LOST                                                                              \
+	"huge pages for shared memory were turned on: written pages can't be told any more; turn " \
+	"them off, restart QEMU and protect it again"
+
 enum phase {
 	PHASE_START, /* not attached yet */
 	PHASE_WAIT,  /* attached; waits for link and gate */

@@ -13,10 +13,6 @@
 #define BARRIER_LIMIT (20 * MC_NS_PER_MS)
 #define PRESCAN_PAGES 2048 /* more than this is worth a drained pre-scan */
 
-#define TRACKING_LOST                                                                              \
-	"huge pages for shared memory were turned on: written pages can't be told any more; turn " \
-	"them off, restart QEMU and protect it again"
-
 struct epoch {
 	uint64_t n;
 	_Atomic uint64_t *bitmap;

@@ -192,7 +192,7 @@ static int check_file(const struct vm_info *vm, unsigned i, char *why, size_t le
 	              s.f_type == HUGETLBFS_MAGIC ? "hugetlbfs" : "another file system");
 }
 
-int softdirty_check(const struct vm_info *vm, char *why, size_t why_len)
+int softdirty_check_mapping(const struct vm_info *vm, char *why, size_t why_len)
 {
 	struct mapped m[VM_BLOCKS_MAX] = {0};
 	int r = read_smaps(vm, m);
@@ -205,9 +205,6 @@ int softdirty_check(const struct vm_info *vm, char *why, size_t why_len)
 	for (unsigned i = 0; r == 0 && i < vm->nblocks; i++) {
 		const struct vm_block *b = &vm->block[i];
 
-		r = check_file(vm, i, why, why_len);
-		if (r < 0)
-			break;
 		if (m[i].bytes != b->size || m[i].unlocked)
 			return refuse(
 			        why, why_len,
@@ -223,4 +220,13 @@ int softdirty_check(const struct vm_info *vm, char *why, size_t why_len)
 		r = check_policy(vm, i, &m[i], why, why_len);
 	}
 	return r;
+}
+
+int softdirty_check(const struct vm_info *vm, char *why, size_t why_len)
+{
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < vm->nblocks; i++)
+		r = check_file(vm, i, why, why_len);
+	return r < 0 ? r : softdirty_check_mapping(vm, why, why_len);
 }

@@ -29,6 +29,8 @@ void tracker_set_bits(_Atomic uint64_t *bitmap, uint64_t first, uint64_t n);
 
 /* 0, or -EPERM with @why: the RAM isn't locked, or may be mapped by huge pages. */
 int softdirty_check(const struct vm_info *vm, char *why, size_t why_len);
+/* The part of it that may change while QEMU runs; needs CAP_SYS_PTRACE only. */
+int softdirty_check_mapping(const struct vm_info *vm, char *why, size_t why_len);
 
 /* The system's policy on huge pages in shared memory. */
 #define SOFTDIRTY_THP "/sys/kernel/mm/transparent_hugepage/shmem_enabled"

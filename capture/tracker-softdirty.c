@@ -207,7 +207,7 @@ static int check_policy(struct tracker *t)
 
 	if (r < 0 || strcmp(now, t->policy) == 0)
 		return r;
-	if (softdirty_check(t->vm, why, sizeof(why)) < 0)
+	if (softdirty_check_mapping(t->vm, why, sizeof(why)) < 0)
 		return -EUCLEAN;
 	strcpy(t->policy, now);
 	return 0;

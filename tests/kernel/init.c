@@ -130,41 +130,22 @@ static void quit(uint32_t status)
 	reboot(RB_POWER_OFF);
 }
 
-static void write_all(int fd, const void *data, size_t n)
-{
-	const char *p = data;
-
-	while (n) {
-		ssize_t w = write(fd, p, n);
-
-		if (w < 0 && (errno == EINTR || errno == EAGAIN)) {
-			struct pollfd pfd = {.fd = fd, .events = POLLOUT};
-
-			poll(&pfd, 1, -1);
-			continue;
-		}
-		if (w <= 0)
-			quit(120); /* the host is gone */
-		p += w;
-		n -= (size_t)w;
-	}
-}
-
-static void read_all(int fd, void *data, size_t n)
+/* All of it, out or in; without the host there is nothing left to do. */
+static void transfer(int fd, void *data, size_t n, int out)
 {
 	char *p = data;
 
 	while (n) {
-		ssize_t r = read(fd, p, n);
+		ssize_t r = out ? write(fd, p, n) : read(fd, p, n);
 
 		if (r < 0 && (errno == EINTR || errno == EAGAIN)) {
-			struct pollfd pfd = {.fd = fd, .events = POLLIN};
+			struct pollfd pfd = {.fd = fd, .events = out ? POLLOUT : POLLIN};
 
 			poll(&pfd, 1, -1);
 			continue;
 		}
 		if (r <= 0)
-			quit(121);
+			quit(120);
 		p += r;
 		n -= (size_t)r;
 	}
@@ -174,8 +155,8 @@ static void tell(struct agent *a, uint32_t type, uint32_t id, const void *data, 
 {
 	struct head h = {.type = type, .id = id, .len = (uint32_t)len};
 
-	write_all(a->port, &h, sizeof(h));
-	write_all(a->port, data, len);
+	transfer(a->port, &h, sizeof(h), 1);
+	transfer(a->port, (void *)data, len, 1);
 }
 
 static void close_fd(int *fd)
@@ -295,10 +276,10 @@ static void handle(struct agent *a)
 	struct job *j;
 	uint32_t arg = 0;
 
-	read_all(a->port, &h, sizeof(h));
+	transfer(a->port, &h, sizeof(h), 0);
 	if (h.len > PAYLOAD_MAX)
 		quit(122);
-	read_all(a->port, a->buf, h.len);
+	transfer(a->port, a->buf, h.len, 0);
 	if (h.len >= sizeof(arg))
 		memcpy(&arg, a->buf, sizeof(arg));
 	if (h.type == F_QUIT)

@@ -24,7 +24,8 @@ PARTS = {
              ["/etc/libibverbs.d/rxe.driver", f"{ARCH}/libibverbs/librxe-rdmav*.so", f"{ARCH}/libgcc_s.so.1"]),
     "dbus": (["dbus-daemon", "busctl"], []),
     "mc": ([f"{BUILD}/mc-*", f"{BUILD}/mcctl"], [f"{ARCH}/libgcc_s.so.1"]),
-    "qemu": (["qemu-system-x86_64"],
+    "qemu": ([],  # it finds its modules by its own place
+             ["/usr/bin/qemu-system-x86_64", f"{ARCH}/qemu/accel-tcg-x86_64.so"] +
              [f"/usr/share/{d}/{f}" for d in ("qemu", "seabios")
               for f in ("bios-256k.bin", "linuxboot_dma.bin", "kvmvapic.bin", "pvh.bin")]),
     "python": (["/usr/bin/python3"], ["/usr/lib/python3.*"]),
@@ -52,14 +53,28 @@ def libraries(path):
     return re.findall(r"(/\S+) \(0x", out)
 
 
-def build_init():
-    """The statically linked PID 1, built when it is older than its source."""
-    src, out = f"{TOP}/tests/kernel/init.c", f"{CACHE}/init"
-    if not os.path.exists(out) or os.path.getmtime(out) < os.path.getmtime(src):
+def _compile(name, *flags, also=()):
+    """A program of tests/kernel, built in CACHE when it is older than its source."""
+    src, out = f"{TOP}/tests/kernel/{name}.c", f"{CACHE}/{name}"
+    if not os.path.exists(out) or os.path.getmtime(out) < max(os.path.getmtime(f) for f in (src, *also)):
         new = f"{out}.{os.getpid()}"
-        run("gcc", "-std=gnu11", "-D_GNU_SOURCE", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", new, src)
+        run("gcc", "-std=gnu11", "-D_GNU_SOURCE", "-static", "-O2", "-Wall", "-Wextra", "-Werror", *flags, "-o", new,
+            src)
         os.rename(new, out)
     return out
+
+
+def build_init():
+    """PID 1."""
+    return _compile("init")
+
+
+def build_firmware():
+    """The guest of firmware.c, an image for QEMU's -bios."""
+    script = f"{TOP}/tests/kernel/firmware.ld"
+    return _compile("firmware", "-m32", "-march=i686", "-mno-sse", "-ffreestanding", "-fno-pic", "-fno-stack-protector",
+                    "-fcf-protection=none", "-nostdlib", "-Wl,--build-id=none", f"-Wl,-T,{script}",
+                    "-Wl,--oformat=binary", also=[script])
 
 
 class Initramfs:

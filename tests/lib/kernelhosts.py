@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Two hosts with supervisors, buses and QEMUs in one machine with Debian's kernel: QEMU under
+emulation within emulation, and a guest small enough for that (tests/kernel/firmware.c)."""
+
+import json
+import struct
+
+from initramfs import build_firmware
+from kernelvm import OUT, VM
+from mctest import Failure, check, wait_for
+
+BUS = """<busconfig><type>custom</type><listen>unix:path=/run/{0}/bus</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>
+</policy></busconfig>"""
+RAM_MIB = 32
+PORT = {"a": 7911, "b": 7912}
+SMALL = ["--max-memory", "64M", "--slab-size", "1M", "--delta-cache", "8M", "--gate", "none"]
+
+
+class Hosts:
+    """Hosts a and b in one machine, told apart by bus, folders and port."""
+
+    def __init__(self):
+        self.vm = VM(parts=["dbus", "mc", "qemu"], files=[(build_firmware(), "/firmware")], smp=2, mem=1024)
+        self.vm.sh("ifconfig lo up")
+        self.qemu = {}
+        for h, port in PORT.items():
+            self.vm.sh(f"mkdir -p /run/{h}/state /run/{h}/run")
+            self.vm.put(f"/run/{h}/bus.conf", BUS.format(h))
+            self.vm.spawn("dbus-daemon", f"--config-file=/run/{h}/bus.conf", "--nofork")
+            self.vm.spawn("sh", "-c", f"until [ -S /run/{h}/bus ]; do sleep 0.02; done; exec mc-supervisor "
+                          f"--bus=unix:path=/run/{h}/bus --runtime-dir /run/{h}/run --state-dir /run/{h}/state "
+                          f"--listen 127.0.0.1:{port} >/run/{h}/log 2>&1")
+
+    def ready(self):
+        for h in PORT:
+            wait_for(f"supervisor on {h}", lambda h=h: self.mcctl(h, "status", ok=False).status == 0, 60, every=0.2)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, tb):
+        if kind:
+            for h in PORT:
+                print(f"--- {h}: " + self.vm.run("cat", f"/run/{h}/log", ok=False).out[-4000:], flush=True)
+        self.vm.__exit__(kind, value, tb)
+
+    def guest(self, host, name="vm", standby=False, locked=True):
+        """Starts a QEMU; its monitor is /run/HOST/NAME.qmp, its RAM /dev/shm/HOST-NAME."""
+        # mem-lock fills the translator's buffer too: a small one.
+        args = ["/usr/bin/qemu-system-x86_64", "-name", "vm", "-accel", "tcg,tb-size=8", "-machine",
+                "pc,memory-backend=ram,suppress-vmdesc=on", "-m", str(RAM_MIB), "-object",
+                f"memory-backend-file,id=ram,size={RAM_MIB}M,mem-path=/dev/shm/{host}-{name},share=on", "-nodefaults",
+                "-vga", "none", "-display", "none", "-bios", "/firmware", "-qmp",
+                f"unix:/run/{host}/{name}.qmp,server=on,wait=off"]
+        args += ["-overcommit", "mem-lock=on"] if locked else []
+        args += ["-incoming", "defer", "-global", "migration.send-configuration=off"] if standby else []
+        self.vm.sh(f"rm -f /dev/shm/{host}-{name} /run/{host}/{name}.qmp")
+        job = self.vm.spawn(*args)
+        # As a client sees it: the socket is there before QEMU listens on it.
+        self.vm.sh(f"until grep -q '00010000 .*/run/{host}/{name}.qmp' /proc/net/unix; do sleep 0.02; done", timeout=60)
+        self.qemu[host, name] = job
+        return job
+
+    def mcctl(self, host, *args, ok=True):
+        return self.vm.run("mcctl", f"--bus=unix:path=/run/{host}/bus", *args, ok=ok, timeout=60)
+
+    def ask(self, host, *args):
+        """mcctl, again and again while QEMU is too busy with its own start to answer its monitor."""
+        def asked():
+            r = self.mcctl(host, *args, ok=False)
+            check(r.status == 0 or self.busy(r), f"mcctl {args} on {host}: {r.err}")
+            return r.status == 0
+        wait_for(f"mcctl {args[0]} on {host}", asked, 60)
+
+    @staticmethod
+    def busy(r):
+        """QEMU did not answer in time."""
+        return "can't connect" in r.err or "can't be examined" in r.err
+
+    def refused(self, host, args, word):
+        """mcctl refuses with this word; False while QEMU is busy."""
+        r = self.mcctl(host, *args, ok=False)
+        check(r.status == 1 and (word in r.err or self.busy(r)), f"mcctl {args} on {host}: {vars(r)}")
+        return word in r.err
+
+    def status(self, host):
+        return json.loads(self.mcctl(host, "status", "vm", "--json").out)
+
+    def wait_status(self, host, timeout=60, **want):
+        """Until the guest's properties are these."""
+        last = {}
+
+        def good():
+            last.update(self.status(host))
+            return all(last[k] == v for k, v in want.items())
+        try:
+            wait_for(f"{want} on {host}", good, timeout, every=0.1)
+        except Failure as e:
+            raise Failure(f"{e}; it is {last.get('State')}, {last.get('Reason')}: {last.get('Message')}") from e
+
+    def epochs_go_on(self, host, n):
+        first = self.status(host)["CommittedEpoch"]
+        wait_for(f"{n} epochs after {first}", lambda: self.status(host)["CommittedEpoch"] >= first + n, 60, every=0.1)
+
+    def protect(self, src, dst):
+        self.guest(dst, standby=True)
+        self.ask(dst, "standby", "vm", "--qmp", f"/run/{dst}/vm.qmp", *SMALL)
+        self.ask(src, "protect", "vm", "--qmp", f"/run/{src}/vm.qmp", "--peer", f"127.0.0.1:{PORT[dst]}", "--interval",
+                 100, *SMALL)
+        self.wait_status(src, State="PROTECTED")
+
+    def report(self, host):
+        """(generation, bad words), as the guest says."""
+        job = self.vm.spawn("dd", f"if=/dev/shm/{host}-vm", "bs=4096", "skip=1", "count=1")
+        check(job.wait().status == 0, job.err)
+        magic, generation, bad = struct.unpack_from("<4sII", bytes(job.data[OUT]))
+        check(magic == b"MCFW", f"no report in the guest's memory on {host}")
+        return generation, bad
+
+    def memory_is_good(self, host, n=20):
+        """The guest goes on for n generations and finds every word as it left it."""
+        first = wait_for(f"the guest on {host}", lambda: self.report(host)[0], 30)
+        wait_for(f"{n} generations on {host}", lambda: self.report(host)[0] >= first + n, 60, every=0.1)
+        generation, bad = self.report(host)
+        check(bad == 0, f"{bad} bad words on {host} in generation {generation}")
+        return generation
