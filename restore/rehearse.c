@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Rehearsals as mc-restore sees them: it never waits for one, and a takeover ends it. */
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "../ipc/log.h"
@@ -41,11 +37,9 @@ static void clean_up(struct restore *r)
 
 	x->io = sd_event_source_disable_unref(x->io);
 	mc_closep(&x->fd);
-	if (x->pid > 0) {
-		(void)kill(x->pid, SIGKILL); /* QEMU dies with it */
-		(void)waitpid(x->pid, NULL, 0);
-	}
-	x->pid = 0;
+	if (x->running)
+		launcher_kill(r);
+	x->running = false;
 	x->hold_until = x->limit = 0;
 }
 
@@ -53,7 +47,7 @@ void rehearse_abort(struct restore *r, const char *why)
 {
 	char text[MC_WHY_MAX];
 
-	if (r->rehearsal.pid <= 0)
+	if (!r->rehearsal.running)
 		return;
 	clean_up(r);
 	snprintf(text, sizeof(text), "given up: %s", why);
@@ -143,45 +137,21 @@ static int on_helper(sd_event_source *s, int fd, uint32_t revents, void *userdat
 	return 0;
 }
 
-/* In the child: mc-restore once more, with @fd as REHEARSE_FD. */
-static void become(const struct restore *r, int fd, pid_t parent)
-{
-	char pid[16], ram[REHEARSE_RAM][192];
-	char *argv[REHEARSE_RAM + 4] = {"mc-restore", "--rehearse", pid};
-	sigset_t none;
-
-	snprintf(pid, sizeof(pid), "%d", (int)r->vm.pid);
-	for (unsigned i = 0; i < r->vm.nblocks && i < REHEARSE_RAM; i++) {
-		snprintf(ram[i], sizeof(ram[i]), "%.63s=%llu=/proc/%d/fd/%d", r->vm.block[i].name,
-		         (unsigned long long)r->vm.block[i].size, (int)parent, r->ram_fd[i]);
-		argv[3 + i] = ram[i];
-	}
-	sigemptyset(&none);
-	(void)sigprocmask(SIG_SETMASK, &none, NULL);
-	if (fd == REHEARSE_FD ? fcntl(fd, F_SETFD, 0) < 0 : dup2(fd, REHEARSE_FD) < 0)
-		_exit(126);
-	(void)syscall(SYS_close_range, REHEARSE_FD + 1, ~0U, 0);
-	execv("/proc/self/exe", argv);
-	_exit(127);
-}
-
 static int start(struct restore *r)
 {
 	struct rehearsal *x = &r->rehearsal;
-	pid_t parent = getpid();
-	int pair[2];
+	int pair[2], e;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
-	x->pid = fork();
-	if (x->pid == 0)
-		become(r, pair[1], parent);
+	e = launcher_run(r, pair[1]);
 	close(pair[1]);
-	x->fd = pair[0];
-	if (x->pid < 0) {
-		mc_closep(&x->fd);
-		return -errno;
+	if (e < 0) {
+		close(pair[0]);
+		return e;
 	}
+	x->fd = pair[0];
+	x->running = true;
 	x->limit = mc_now_ns() + LIFE_NS;
 	return sd_event_add_io(r->w->event, &x->io, x->fd, EPOLLIN, on_helper, r);
 }
@@ -190,7 +160,7 @@ uint64_t rehearse_deadline(const struct restore *r)
 {
 	const struct rehearsal *x = &r->rehearsal;
 
-	if (x->pid <= 0)
+	if (!x->running)
 		return UINT64_MAX;
 	return x->hold_until ? mc_min_u64(x->hold_until, x->limit) : x->limit;
 }
@@ -201,7 +171,7 @@ int rehearse_step(struct restore *r)
 	uint64_t want = atomic_load_explicit(&c->want_rehearsal, memory_order_acquire);
 	int e;
 
-	if (r->rehearsal.pid > 0) {
+	if (r->rehearsal.running) {
 		if (mc_now_ns() < rehearse_deadline(r))
 			return 0;
 		rehearse_abort(r, "it takes too long");

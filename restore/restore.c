@@ -102,6 +102,8 @@ static int attach(struct restore *r)
 	mc_worker_busy(r->w, 0);
 	if (e == 0)
 		r->wants_config = load_wants_config(r);
+	if (e == 0)
+		e = launcher_start(r);
 	if (mc_worker_confine(r->w, 0, 0) < 0)
 		return -EPERM;
 	if (e == 0)
@@ -128,6 +130,7 @@ static int restore_start(struct mc_worker *w, void *ctx)
 
 	r->w = w;
 	r->a = &w->arena;
+	r->launcher = -1;
 	r->rehearsal.fd = r->state_file = -1;
 	for (int i = 0; i < VM_BLOCKS_MAX; i++)
 		r->ram_fd[i] = -1;
@@ -155,6 +158,8 @@ void restore_done(struct restore *r)
 	r->qmp_source = sd_event_source_disable_unref(r->qmp_source);
 	r->arbiter = mc_arbiter_free(r->arbiter);
 	rehearse_abort(r, "mc-restore ends");
+	if (r->launcher > 0) /* a zeroed struct has none */
+		mc_closep(&r->launcher);
 	standby_detach(r);
 	r->decoders = decoders_free(r->decoders);
 	free(r->filled);

@@ -47,18 +47,27 @@ struct restore {
 	struct mc_arbiter *arbiter; /* asked whether we may take over */
 	uint64_t ask_at;            /* ns: not before, after one that gave no answer */
 	struct rehearsal {
-		pid_t pid; /* of the helper; 0: none is under way */
+		bool running; /* one is under way */
 		int fd;
 		sd_event_source *io;
 		uint64_t asked, epoch;
 		uint64_t hold_until, limit; /* ns; 0: not holding */
 		uint64_t ready_ns;
 	} rehearsal;
+	int launcher; /* its socket (launcher.c) */
 	sd_event_source *timer, *qmp_source;
 };
 
 /* restore.c */
 void restore_done(struct restore *r); /* accepts a zeroed or half-built struct */
+
+/*
+ * launcher.c: who runs the helper of rehearsals once mc-restore can't.  Started before the
+ * privileges go; launcher_run() hands @fd to a new helper, launcher_kill() ends it.
+ */
+int launcher_start(struct restore *r);
+int launcher_run(struct restore *r, int fd);
+void launcher_kill(struct restore *r);
 
 /* standby.c: the waiting QEMU. */
 int standby_attach(struct restore *r); /* 0; negative errno: refusal set, logged */

@@ -182,7 +182,7 @@ int takeover_step(struct restore *r)
 	why = trigger(r);
 	if (why == MC_REASON_NONE)
 		forget_question(r); /* the peer is back: nothing is to be decided */
-	if (why != MC_REASON_NONE && r->rehearsal.pid > 0) {
+	if (why != MC_REASON_NONE && r->rehearsal.running) {
 		/* The standby is needed; what waits to be committed comes first. */
 		rehearse_abort(r, "the standby takes over");
 		return 1;

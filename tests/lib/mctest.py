@@ -389,7 +389,7 @@ class Host:
                 with open(f"/proc/{p}/cmdline", encoding="utf-8") as f:
                     exe = os.path.basename(f.read().split("\0")[0])
                 with open(f"/proc/{p}/comm", encoding="utf-8") as f:
-                    if f.read().strip() == "mc-guard":
+                    if f.read().strip() in ("mc-guard", "mc-launcher"):
                         continue
             except OSError:
                 continue
