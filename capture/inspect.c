@@ -18,14 +18,10 @@ struct options {
 static int parse(int argc, char **argv, struct options *o)
 {
 	static const struct option options[] = {
-	        {"inspect", no_argument, NULL, 'i'},
-	        {"qmp", required_argument, NULL, 'q'},
-	        {"accept", required_argument, NULL, 'a'},
-	        {"gated", required_argument, NULL, 'g'},
-	        {"no-gate", no_argument, NULL, 'n'},
-	        {"tracker", required_argument, NULL, 't'},
-	        {"gate-taps", no_argument, NULL, 'T'},
-	        {NULL, 0, NULL, 0},
+	        {"inspect", no_argument, NULL, 'i'},      {"qmp", required_argument, NULL, 'q'},
+	        {"accept", required_argument, NULL, 'a'}, {"gated", required_argument, NULL, 'g'},
+	        {"no-gate", no_argument, NULL, 'n'},      {"tracker", required_argument, NULL, 't'},
+	        {"gate-taps", no_argument, NULL, 'T'},    {NULL, 0, NULL, 0},
 	};
 	int ch;
 

@@ -75,7 +75,7 @@ static int describe(struct nl *nl, int index, const char *alias)
 int nl_ifb_add(struct nl *nl, const char *name, const char *alias, int *ret)
 {
 	struct rtnl_link *l = rtnl_link_alloc();
-	struct nl_link_info info;
+	struct nl_link_info info = {0};
 	int r = -NLE_NOMEM;
 
 	nl_begin(nl);

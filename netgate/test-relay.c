@@ -332,7 +332,8 @@ static void test_slow_receiver(void **state)
 	struct world *w = world_protected();
 
 	(void)state;
-	/* More than a socket of the world's has room for (net.unix.max_dgram_qlen, 4096 at most). */
+	/* More than a socket of the world's has room for (net.unix.max_dgram_qlen, 4096 at most).
+	 */
 	for (int i = 0; i < 5000; i++)
 		guest_counts(w, 0);
 	barrier(w);
