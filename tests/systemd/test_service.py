@@ -16,7 +16,8 @@ MC = "mcctl"
 OTHER = "unix:path=/run/other/bus"
 
 BUS_CONF = f"""<busconfig><type>custom</type><listen>{OTHER}</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow user="*"/><allow send_destination="*"/><allow own="*"/></policy></busconfig>"""
+<policy context="default"><allow user="*"/><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/>
+<allow own="*"/></policy></busconfig>"""
 
 
 def image():
