@@ -10,8 +10,10 @@
 #include "../ipc/util.h"
 #include "capture.h"
 
-#define BARRIER_LIMIT (20 * MC_NS_PER_MS)
-#define PRESCAN_PAGES 2048 /* more than this is worth a drained pre-scan */
+#define BARRIER_LIMIT  (20 * MC_NS_PER_MS)
+#define PRESCAN_PAGES  2048 /* more than this is worth a drained pre-scan */
+#define PRESCAN_AGAIN  512  /* than this, written while they were copied: one more round */
+#define PRESCAN_ROUNDS 4
 
 struct epoch {
 	uint64_t n;
@@ -50,29 +52,76 @@ static int prepare(struct capture *c, struct epoch *e)
 	return mc_fault(MC_FAULT_CAPTURE_BEGUN);
 }
 
-/* Much to copy: scan in a short stop, copy while the guest runs; the pause takes only the rest. */
-static int prescan(struct capture *c, struct epoch *e)
+/* Strikes out pages of pre-copied slabs that are, or were, copied again: those in prep.again. */
+static void strike_out(struct capture *c, const struct epoch *e)
 {
-	uint64_t word = 0, pages = 0, began, took;
+	for (uint32_t i = 0; i < e->pre_slabs; i++) {
+		struct mc_slab_meta *m = mc_pool_meta(&c->a->slabs, c->list.slab[i]);
+		struct mc_page_desc *d = m ? mc_pool_data(&c->a->descs, m->desc) : NULL;
+
+		for (uint32_t p = 0; d && p < m->pages; p++) {
+			uint64_t page = c->a->control->block[d[p].block].first_page +
+			                d[p].offset / MC_PAGE_SIZE;
+
+			if (c->prep.again[page / 64] >> page % 64 & 1)
+				d[p].flags |= MC_PAGE_STRUCK;
+		}
+	}
+}
+
+/* Scans in a short stop. */
+static int scan_drained(struct capture *c, struct epoch *e, _Atomic uint64_t *also)
+{
+	uint64_t began, took;
 	int64_t n;
 	int r = pause_begin(c, false, &began), x;
 
 	if (r < 0)
 		return r;
-	n = tracker_scan(&c->tracker, e->bitmap, NULL);
+	n = tracker_scan(&c->tracker, e->bitmap, also);
 	if (n >= 0 && mc_fault(MC_FAULT_CAPTURE_PRESCANNED) < 0)
 		n = -EIO;
 	x = pause_end(c, began, &took);
 	e->sum_ns += took;
 	e->longest_ns = mc_max_u64(e->longest_ns, took);
-	if (n < 0 || x < 0)
-		return n < 0 ? (int)n : x;
 	mc_metric_add(mc_worker_metrics(c->w), MC_M_PRESCANS, 1);
-	/* What was carried over is copied in this round as well. */
-	bitmap_or(e->bitmap, c->a->bitmap[CARRY], c->a->bitmap_words);
-	r = copy_pages(c, e->bitmap, &word, c->a->bitmap_words, e->n, false, UINT32_MAX, &pages);
-	e->pre_slabs = c->list.n;
-	e->pages += pages;
+	return n < 0 ? (int)n : x;
+}
+
+/* Whether the guest has written so much during @ns that one more round is worth its stop. */
+static bool worth_a_round(const struct capture *c, uint64_t ns)
+{
+	return c->dirty_estimate * ns / mc_config_interval_ns(c->a->config) > PRESCAN_AGAIN;
+}
+
+/*
+ * Much to copy: scan in a short stop, copy while the guest runs, and again what it wrote
+ * meanwhile; the pause takes only the rest.  A page that is found again is struck out where it was
+ * copied before.
+ */
+static int prescan(struct capture *c, struct epoch *e)
+{
+	_Atomic uint64_t *again = (_Atomic uint64_t *)c->prep.again;
+	int r = 0;
+
+	for (unsigned round = 0; r == 0 && round < PRESCAN_ROUNDS; round++) {
+		uint64_t word = 0, t;
+
+		r = scan_drained(c, e, round ? again : NULL);
+		if (r < 0)
+			break;
+		if (round)
+			strike_out(c, e);
+		else /* what was carried over is copied in this round as well */
+			bitmap_or(e->bitmap, c->a->bitmap[CARRY], c->a->bitmap_words);
+		t = mc_now_ns();
+		r = copy_pages(c, round ? again : e->bitmap, &word, c->a->bitmap_words, e->n, false,
+		               UINT32_MAX, &e->pages);
+		e->pre_slabs = c->list.n;
+		bitmap_clear(again, c->a->bitmap_words);
+		if (!worth_a_round(c, mc_now_ns() - t))
+			break;
+	}
 	return r < 0 ? r : mc_fault(MC_FAULT_CAPTURE_PRECOPIED);
 }
 
@@ -191,23 +240,6 @@ static int pause_and_copy(struct capture *c, struct epoch *e)
 	if (r == 0)
 		r = x;
 	return r < 0 ? r : take_state(c, e);
-}
-
-/* Strikes out pages of pre-copied slabs that the pause copied again. */
-static void strike_out(struct capture *c, const struct epoch *e)
-{
-	for (uint32_t i = 0; i < e->pre_slabs; i++) {
-		struct mc_slab_meta *m = mc_pool_meta(&c->a->slabs, c->list.slab[i]);
-		struct mc_page_desc *d = m ? mc_pool_data(&c->a->descs, m->desc) : NULL;
-
-		for (uint32_t p = 0; d && p < m->pages; p++) {
-			uint64_t page = c->a->control->block[d[p].block].first_page +
-			                d[p].offset / MC_PAGE_SIZE;
-
-			if (c->prep.again[page / 64] >> page % 64 & 1)
-				d[p].flags |= MC_PAGE_STRUCK;
-		}
-	}
 }
 
 /* The device state goes first: seq 0. */
