@@ -90,7 +90,10 @@ struct capture {
 	uint64_t owner[EPOCH_BITMAPS]; /* epoch whose pages a bitmap holds; 0: free */
 	uint64_t dirty_estimate;       /* pages */
 	uint64_t checkpoint_seen;
-	unsigned aborts_in_row;
+	unsigned aborts_in_row; /* epochs that failed, here or at the backup, since a commit */
+	unsigned aborts_told;   /* of those: the policy was applied */
+	int abort_error;        /* of the last one, negative errno */
+	uint64_t committed_seen;
 	uint32_t strikes_interval; /* interval for which strikes were computed */
 
 	/* planned switchover */

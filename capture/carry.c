@@ -20,9 +20,25 @@ void carry_recover(struct capture *c)
 	carry_merge(c);
 }
 
+/* What a commit ends: epochs that fail one after the other, wherever. */
+static void count_abort(struct capture *c, uint64_t n)
+{
+	const struct mc_journal_record *rec = mc_journal_get(&c->a->journal, n);
+
+	if (n < c->committed_seen)
+		return;
+	c->aborts_in_row++;
+	c->abort_error = rec && atomic_load(&rec->reason) ? -(int)atomic_load(&rec->reason) : -EIO;
+}
+
 void carry_merge(struct capture *c)
 {
+	uint64_t committed = atomic_load(&c->a->journal.shm->last_committed);
 	uint64_t words = c->a->bitmap_words;
+
+	if (committed != c->committed_seen)
+		c->aborts_in_row = c->aborts_told = 0;
+	c->committed_seen = committed;
 
 	/* Each for itself: one that is still on its way must not keep others' pages from the next.
 	 */
@@ -34,6 +50,7 @@ void carry_merge(struct capture *c)
 			bitmap_or(c->a->bitmap[CARRY], c->a->bitmap[i], words);
 			(void)mc_fault(MC_FAULT_CAPTURE_MERGED);
 			bitmap_or(c->a->bitmap[NOBASE], c->a->bitmap[i], words);
+			count_abort(c, n);
 		} else if (n && !is_over(s)) {
 			continue;
 		}

@@ -30,6 +30,8 @@ static int prepare(struct capture *c, struct epoch *e)
 	struct mc_journal_record *rec;
 	int r;
 
+	/* More than that is tried, too: only the attempt tells that it is too much. */
+	slabs = mc_min_u64(slabs, c->a->slabs.max / 2);
 	carry_merge(c);
 	if (!copy_has_room(c, slabs) || carry_number(c, &e->n) < 0)
 		return -EAGAIN;

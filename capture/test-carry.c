@@ -175,6 +175,38 @@ static void test_successor(void **state)
 	world_end(w);
 }
 
+/* Failures count wherever an epoch failed, once each, until one is committed. */
+static void test_failures_in_a_row(void **state)
+{
+	struct world *w = world_new();
+	uint64_t n;
+
+	(void)state;
+	for (unsigned i = 1; i <= 3; i++) {
+		n = begin(w);
+		advance(w, n, MC_EPOCH_SENT);
+		assert_int_equal(mc_journal_abort_from(&w->tra.journal, n, -EFBIG), 1);
+		carry_merge(&w->c);
+		carry_merge(&w->c);
+		assert_int_equal(w->c.aborts_in_row, i);
+		assert_int_equal(w->c.abort_error, -EFBIG);
+	}
+	n = begin(w);
+	give_up(w, n);
+	carry_merge(&w->c);
+	assert_int_equal(w->c.aborts_in_row, 4);
+	assert_int_equal(w->c.abort_error, -EIO);
+	n = begin(w);
+	advance(w, n, MC_EPOCH_COMMITTED);
+	carry_merge(&w->c);
+	assert_int_equal(w->c.aborts_in_row, 0);
+	n = begin(w);
+	give_up(w, n);
+	carry_merge(&w->c);
+	assert_int_equal(w->c.aborts_in_row, 1);
+	world_end(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -182,6 +214,7 @@ int main(void)
 	        cmocka_unit_test(test_many_given_up),
 	        cmocka_unit_test(test_all_on_their_way),
 	        cmocka_unit_test(test_successor),
+	        cmocka_unit_test(test_failures_in_a_row),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, procs_sweep);
