@@ -8,7 +8,6 @@
 
 #define QUEUE_MAX  64 /* messages on their way out */
 #define INLINE_MAX (MC_WIRE_HEADER + sizeof(struct mc_wire_reason) + MC_WHY_MAX)
-#define READS_MAX 16 /* reads before others, and the sign of life, get their turn */
 
 /* One message on its way out: head (header and small payload), then a slab. */
 struct outgoing {

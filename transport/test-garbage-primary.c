@@ -293,7 +293,8 @@ static void test_primary_sends_nothing(void **state)
 			assert_int_equal(mc_journal_abort_from(&w->cap.journal, 2, -EIO), 1);
 			assert_true(wait_until(&w->sup, is_linked, w));
 			close(fd);
-			/* Refused at the next try: an armed one would have to wait for its backup. */
+			/* Refused at the next try: an armed one would have to wait for its backup.
+			 */
 			fd = primary_link(w);
 			write_any(fd, MC_MSG_END, MC_SIDE_BACKUP);
 		} else {
