@@ -205,6 +205,13 @@ static void refuse(struct world *w, uint64_t epoch)
 	mc_arena_ring(&w->res, MC_ROLE_TRANSPORT);
 }
 
+static bool is_begun(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_journal_state(&w->sup.journal, 2) == MC_EPOCH_CAPTURING;
+}
+
 /* Refused in the middle of it: the rest is read and dropped, the link goes on. */
 static void test_backup_refuses_the_middle(void **state)
 {
@@ -217,6 +224,7 @@ static void test_backup_refuses_the_middle(void **state)
 		int fd = backup_link(w);
 
 		write_any(fd, MC_MSG_START, MC_SIDE_PRIMARY);
+		assert_true(wait_until(&w->res, is_begun, w));
 		refuse(w, 2);
 		do
 			assert_true(link_next(fd, &h, payload) != 0);
