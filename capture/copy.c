@@ -81,6 +81,7 @@ static int next_slab(struct capture *c, uint64_t epoch, bool in_pause)
 	l->meta->kind = MC_KIND_PAGES;
 	l->meta->epoch = epoch;
 	l->meta->desc = desc;
+	(void)mc_fault(MC_FAULT_CAPTURE_SLAB);
 	return 0;
 }
 

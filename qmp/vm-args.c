@@ -11,7 +11,7 @@
 #define CMDLINE_MAX (1U << 20)
 #define CONFIG_OFF  "migration.send-configuration=off"
 
-static int read_cmdline(pid_t pid, char **ret, size_t *len)
+int vm_read_cmdline(pid_t pid, char **ret, size_t *len)
 {
 	mc_autofree char *buf = malloc(CMDLINE_MAX + 1);
 	mc_autoclose int fd = -1;
@@ -147,7 +147,7 @@ int vm_standby_args(struct qmp *q, const struct vm_info *i, char **ret)
 	char *text = NULL;
 	size_t len = 0, out_len;
 	FILE *f;
-	int r = read_cmdline(i->pid, &cmd, &len);
+	int r = vm_read_cmdline(i->pid, &cmd, &len);
 
 	if (r < 0)
 		return r;

@@ -356,6 +356,7 @@ int vm_describe(struct qmp *q, struct vm_info *i, char *why, size_t why_len)
 	};
 	struct lines l = {0};
 	struct rom_ctx roms = {i, &l};
+	char firmware[400];
 	int r = 0;
 
 	for (size_t n = 0; r == 0 && n < MC_ARRAY_SIZE(part); n++)
@@ -364,6 +365,10 @@ int vm_describe(struct qmp *q, struct vm_info *i, char *why, size_t why_len)
 		r = add_line(&l, "RAM %s %" PRIu64 " bytes", i->block[n].name, i->block[n].size);
 	if (r == 0)
 		r = vm_ramblocks(q, describe_rom, &roms);
+	if (r == 0)
+		r = vm_firmware_describe(q, i->pid, firmware, sizeof(firmware));
+	if (r == 0 && firmware[0])
+		r = add_line(&l, "%s", firmware);
 	if (r == 0)
 		r = join(&l, &i->description);
 	lines_done(&l);

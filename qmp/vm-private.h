@@ -16,6 +16,13 @@ int vm_fail(char *why, size_t len, int r, const char *fmt, ...)
 /* Makes i->description. */
 int vm_describe(struct qmp *q, struct vm_info *i, char *why, size_t why_len);
 
+/* /proc/PID/cmdline: *len bytes of NUL terminated words, malloc'ed. 0 or negative errno. */
+int vm_read_cmdline(pid_t pid, char **ret, size_t *len);
+
+/* vm-firmware.c: a line that says which firmware the machine has; "" when it has none of its own.
+ */
+int vm_firmware_describe(struct qmp *q, pid_t pid, char *line, size_t len);
+
 /* True when @name (of @n bytes) is one of the comma separated words of @list (NULL ok). */
 bool vm_in_list(const char *list, const char *name, size_t n);
 

@@ -49,6 +49,13 @@ void vm_info_done(struct vm_info *i);
 int vm_check(struct qmp *q, const struct vm_info *i, const char *accept, const char *gated,
              char *why, size_t why_len, char **all);
 
+/*
+ * Gives a QEMU that waits for incoming state its firmware, which it would expect from a migration's
+ * stream; from its own file.  Nothing to do, and 0, when it has it or needs none.  0; -ENOENT: the
+ * file wasn't found; negative errno.  Needs the right to trace QEMU.
+ */
+int vm_firmware_fill(struct qmp *q, pid_t pid);
+
 /* 1 with the first line in which two descriptions differ, as a sentence; 0: none does. */
 int vm_description_diff(const char *ours, const char *theirs, char *why, size_t why_len);
 

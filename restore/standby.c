@@ -192,6 +192,12 @@ int standby_attach(struct restore *r)
 	}
 	if (e == 0)
 		e = map_ram(r);
+	if (e == 0 && !(atomic_load(&c->commit) & MC_COMMIT_TAKEN)) {
+		e = vm_firmware_fill(r->q, r->vm.pid);
+		if (e < 0)
+			return refuse(r, e, "can't give the standby its firmware: %s",
+			              strerror(-e));
+	}
 	if (e < 0)
 		return e;
 	(void)mc_fault(MC_FAULT_RESTORE_MAPPED);

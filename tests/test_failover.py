@@ -131,6 +131,25 @@ def test_operators_failover():
         check(guest.status() == "paused", "the old guest runs on")
 
 
+def test_survivor_reboots():
+    """The standby has its firmware, too: a guest that is reset after a failover comes up again."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        sc.boot(w.a, reboot=True)
+        s = sc.protect(w.a, w.b, standby_kw={"reboot": True})
+        redis = mctest.Redis(w)
+        sc.write_for(redis, 0.3)
+        w.a.kill_everything()
+        sc.write_for(redis, 0.5)
+        check(redis.lost() == 0, "acknowledged values lost")
+        redis.close()
+        s.qmp.cmd("system_reset")
+        mctest.wait_for("the survivor's second boot", lambda: "Ready to accept" in s.console(), 60)
+        redis = mctest.Redis(w)
+        redis.write()
+
+
 def test_poweroff_is_an_end():
     """A guest that powers itself off ends the protection; the standby doesn't start it again."""
     with mctest.World() as w:

@@ -158,7 +158,7 @@ class Guest:
     """One QEMU process on a host."""
 
     def __init__(self, host, name, mem=256, incoming=False, nics=1, append="", extra=(), bios=False,
-                 ram="file", smp=1, machine="q35", serial=True, nic_backend="dgram"):
+                 ram="file", smp=1, machine="q35", serial=True, nic_backend="dgram", reboot=False):
         self.host, self.name, self.mem = host, name, mem
         self.dir = os.path.join(host.dir, name)
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -168,6 +168,8 @@ class Guest:
         self.log = f"{self.dir}/console"
         self.args = self._command(mem, incoming, nics, append, extra, bios, ram, smp, machine, serial,
                                   nic_backend)
+        if reboot:
+            self.args.remove("-no-reboot")
         self.nics = nics
         self.proc = host.spawn(*self.args, log=f"{self.dir}/qemu.log")
         self.pid = self.proc.pid
