@@ -23,6 +23,7 @@ B ?= build$(if $(SAN),-san)$(if $(FAULTS),-faults)
 CC := gcc
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
 CFLAGS ?= -O2 -g
+JOBS ?= $(shell nproc)
 PKGS := libsystemd jansson libzstd libxxhash libseccomp gnutls libnl-3.0 libnl-route-3.0
 
 ifeq ($(filter-out lint-deps deps clean,$(or $(MAKECMDGOALS),all)),)
@@ -108,7 +109,7 @@ guest: deps
 	tests/guest/build build/guest
 
 demo: guest
-	$(MAKE) all
+	$(MAKE) -j$(JOBS) all
 	tests/demo.py
 
 # Debian's kernel for the kernel tests; tests/kernel/run uses it by hand.
@@ -117,23 +118,23 @@ kernel: deps
 
 # Unit tests, the same under ASan and UBSan, then real guests and real kernels.
 check: guest kernel
-	$(MAKE) all unit
-	$(MAKE) SAN=address,undefined unit
-	$(MAKE) FAULTS=1 all build-faults/soak-arm
+	$(MAKE) -j$(JOBS) all unit
+	$(MAKE) -j$(JOBS) SAN=address,undefined unit
+	$(MAKE) -j$(JOBS) FAULTS=1 all build-faults/soak-arm
 	tests/run
 
 check-unit: deps
-	$(MAKE) all unit
-	$(MAKE) SAN=address,undefined unit
+	$(MAKE) -j$(JOBS) all unit
+	$(MAKE) -j$(JOBS) SAN=address,undefined unit
 	tests/run --unit
 
 check-integration: guest
-	$(MAKE) all
-	$(MAKE) FAULTS=1 all build-faults/soak-arm
+	$(MAKE) -j$(JOBS) all
+	$(MAKE) -j$(JOBS) FAULTS=1 all build-faults/soak-arm
 	tests/run --integration
 
 check-kernel: kernel
-	$(MAKE) all build/capture/test-tracker
+	$(MAKE) -j$(JOBS) all build/capture/test-tracker
 	tests/run --kernel
 
 BENCH_PROGRAMS := $(patsubst tests/bench/%.c,$(B)/bench-%,$(wildcard tests/bench/*.c))
@@ -168,8 +169,8 @@ plots:
 KILLS ?= 1000
 MATRIX ?= tests/soak/matrix
 soak: guest
-	$(MAKE) all build/soak-killer
-	$(MAKE) FAULTS=1 all build-faults/soak-arm
+	$(MAKE) -j$(JOBS) all build/soak-killer
+	$(MAKE) -j$(JOBS) FAULTS=1 all build-faults/soak-arm
 	r=0; $(MATRIX) $(if $(MATRIX),|| r=1;) tests/soak/run --kills $(KILLS) $(SOAK) || r=1; \
 		$(MAKE) check-systemd || r=1; exit $$r
 

@@ -125,7 +125,7 @@ static const char *const file_calls[] = {
 static const char *const net_calls[] = {"accept4", "bind", "listen", "socket"};
 static const char *const device_calls[] = {"ioctl"};
 static const char *const trace_calls[] = {"pidfd_getfd", "pidfd_open", "process_vm_readv",
-                                          "ptrace"};
+                                          "process_vm_writev", "ptrace"};
 /* A helper is forked, never executed; it drops more before it does anything. */
 static const char *const child_calls[] = {
         "capget",          "capset",          "clone",     "clone3",    "fork",

@@ -15,7 +15,7 @@ LOAD = "mc.redis=1 mc.counter=2000"
 
 def events(host, word):
     """Texts of the events of a kind in the guest's history."""
-    lines = [json.loads(line) for line in host.mcctl("events", "vm").stdout.splitlines()]
+    lines = [json.loads(line) for line in host.mcctl("events", "vm", "--json").stdout.splitlines()]
     return [e["text"] for e in lines if e["event"] == word]
 
 
@@ -35,9 +35,13 @@ def test_late_ack():
         redis = mctest.Redis(w)
         sc.write_for(redis, 0.5)
         pid = w.a.worker_pids("transport")[0][0]
+        # Its supervisor would kill one that hangs, before the backup takes it for dead.
+        supervisor = w.a.worker_pids("supervisor")[0][0]
+        os.kill(supervisor, signal.SIGSTOP)
         os.kill(pid, signal.SIGSTOP)
         w.b.wait_state("ACTIVE", timeout=5)
-        w.a.wait_state("HELD", timeout=5)
+        mctest.wait_for("the old guest to be paused", lambda: guest.status() == "paused", 5)
+        os.kill(supervisor, signal.SIGCONT)
         held, out = w.a.status()["HeldPackets"], tap_frames(w.a)
         check(held > 0, "nothing is held: the test shows nothing")
         os.kill(pid, signal.SIGCONT)

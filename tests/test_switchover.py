@@ -39,11 +39,14 @@ def test_planned_switchover():
         check(w.b.mcctl("failover", "vm", "--planned", ok=False).returncode == 1, "planned, on the backup")
         # A backup that doesn't commit: called off, and the guest runs on.
         pid = w.b.worker_pids("restore")[0][0]
+        supervisor = w.b.worker_pids("supervisor")[0][0]
+        os.kill(supervisor, signal.SIGSTOP)  # it would kill the other one
         os.kill(pid, signal.SIGSTOP)
         r = w.a.mcctl("failover", "vm", "--planned", ok=False)
         check(r.returncode == 1 and "in time" in r.stderr, f"{r.returncode}: {r.stderr}")
         check(w.a.state() == "PROTECTED" and guest.status() == "running", f"{w.a.state()}, {guest.status()}")
         os.kill(pid, signal.SIGCONT)
+        os.kill(supervisor, signal.SIGCONT)
         sc.epochs_go_on(w.a, 5)
         sc.write_for(redis, 0.3)
         watch.poll()
@@ -77,6 +80,13 @@ def throwaways():
     return out
 
 
+def is_qemu(pid):
+    try:
+        return os.readlink(f"/proc/{pid}/exe").endswith("qemu-system-x86_64")
+    except OSError:
+        return False
+
+
 def test_rehearsal():
     """The last epoch loads, in a QEMU of which nothing stays; protection and a takeover don't wait for it."""
     with mctest.World() as w:
@@ -103,7 +113,9 @@ def test_rehearsal():
         # The host dies while one is under way.
         p = subprocess.Popen([*w.b.enter(), f"{mctest.BUILD}/mcctl", f"--bus={w.b.bus}", "rehearse", "vm"],
                              stderr=subprocess.PIPE, text=True)
-        mctest.wait_for("the throw-away QEMU", throwaways, 5)
+        # Held, so that it can't be over before the takeover.
+        for pid in mctest.wait_for("the throw-away QEMU", lambda: [p for p in throwaways() if is_qemu(p)], 5):
+            os.kill(pid, signal.SIGSTOP)
         w.a.kill_everything()
         w.b.wait_state("ACTIVE", timeout=3)
         check(p.wait() == 1, "a rehearsal that was cut short is a success")

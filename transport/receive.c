@@ -117,6 +117,8 @@ uint64_t receive_lend(struct transport *t, unsigned stream, void **data)
 
 	if (order_ahead(t, stream))
 		return MC_HANDLE_NONE;
+	/* What waits for its turn can't be the reason to keep away the one that it waits for. */
+	used -= mc_min_u64(used, t->o.held);
 	/*
 	 * The epoch that restore decodes next may take what it needs (START made sure that it
 	 * fits twice); anything ahead of it must leave restore its half of the pool.  Slabs come
@@ -147,7 +149,7 @@ void receive_look_at_starvation(struct transport *t)
 	uint64_t limit = atomic_load(&t->a->config->failure_timeout_ms) * MC_NS_PER_MS;
 	uint64_t now = mc_now_ns(), epoch = t->b.current;
 
-	if (!t->b.starved)
+	if (!t->b.starved || !t->link->stalls)
 		return;
 	atomic_store_explicit(&t->a->control->last_rx, now, memory_order_release);
 	if (now - t->b.starved > 2 * limit || (now - t->b.starved > limit && !epoch)) {
