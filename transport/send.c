@@ -44,6 +44,8 @@ static int send_slab(struct transport *t, mc_handle h, uint64_t *bytes, uint64_t
 	r = link_send_slab(l, m->epoch, &s, data, h, &sum);
 	if (r < 0)
 		return r;
+	if (!t->link)
+		return 0; /* broke within: the totals were begun anew */
 	*bytes += m->used;
 	*digest ^= sum;
 	mc_metric_add(mc_worker_metrics(t->w), MC_M_BYTES_XFER, m->used);
