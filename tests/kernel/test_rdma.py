@@ -224,6 +224,7 @@ def test_rdma_two_hosts():
         p("sync 4 200000")
         p("epochs 3 1 1")
         p("epochs 2 6 250000")
+        b("hold")  # nothing is committed, so the epochs are under way when the cable goes silent
         p.send("epochs 8 4 200000")
         for vm in (one, two):
             vm.sh("tc filter add dev eth0 ingress protocol all prio 1 matchall action drop")
@@ -231,6 +232,7 @@ def test_rdma_two_hosts():
         check("doesn't answer" in p.job.err or "is silent" in p.job.err, p.job.err)
         for vm in (one, two):
             vm.sh("tc filter del dev eth0 ingress prio 1")
+        b("go")
         p.answer()
         sb, sp = b("stats"), p("stats")
         check(sb["bad"] == 0 and sb["committed"] == 13 and sp["reconnects"] >= 1, f"{sb} {sp}")
