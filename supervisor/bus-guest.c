@@ -178,10 +178,12 @@ static int method_set(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 		bus_caller(msg, who, sizeof(who));
 		event_write_by(
 		        g, "set", who, 0,
-		        "interval %g ms, max-in-flight %u, zstd-level %d, max-bandwidth %llu",
+		        "interval %g ms, max-in-flight %u, zstd-level %d, max-bandwidth %llu, "
+		        "gate-limit %llu",
 		        atomic_load(&rq->cfg.interval_us) / 1000.0,
 		        atomic_load(&rq->cfg.max_in_flight), (int)atomic_load(&rq->cfg.zstd_level),
-		        (unsigned long long)atomic_load(&rq->cfg.max_bandwidth));
+		        (unsigned long long)atomic_load(&rq->cfg.max_bandwidth),
+		        (unsigned long long)atomic_load(&rq->cfg.gate_limit));
 		r = sd_bus_reply_method_return(msg, NULL);
 	}
 	free(rq);

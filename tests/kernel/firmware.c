@@ -13,13 +13,14 @@
 
 #define REPORT    ((volatile struct report *)0x1000)
 #define RING      ((volatile struct descriptor *)0x2000)
-#define FRAME     ((volatile uint8_t *)0x3000)
+#define FRAME     ((volatile uint8_t *)0x20000) /* RING_SIZE of 2 KiB */
 #define IDT       ((volatile uint32_t *)0x4000)
 #define RAM       0x200000u
 #define PAGES     256u /* one in 16 of 16 MiB */
 #define STRIDE    0x10000u
 #define WORDS     32u /* of a page */
 #define RING_SIZE 8u
+#define FRAME_LEN 1500u /* a few of them fill a gate */
 
 #define APIC 0xfee00000u
 
@@ -186,16 +187,16 @@ static void tell(uint32_t generation)
 	static const uint8_t head[18] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0x00,
 	                                 0x12, 0x34, 0x56, 0x88, 0xb5, 'M',  'C',  'F',  'W'};
 	volatile struct descriptor *d = &RING[REPORT->sent % RING_SIZE];
-	volatile uint8_t *f = FRAME + REPORT->sent % RING_SIZE * 64;
+	volatile uint8_t *f = FRAME + REPORT->sent % RING_SIZE * 2048;
 
-	for (uint32_t i = 0; i < 60; i++)
+	for (uint32_t i = 0; i < 60; i++) /* the rest stays 0 */
 		f[i] = i < sizeof(head) ? head[i] : 0;
 	for (uint32_t i = 0; i < 4; i++)
 		f[sizeof(head) + i] = (uint8_t)(generation >> (24 - 8 * i));
 	d->address = (uint32_t)f;
 	d->address_high = 0;
 	d->status = 0;
-	d->length_cmd = 60 | 0x0b000000u; /* end of packet, checksum, report status */
+	d->length_cmd = FRAME_LEN | 0x0b000000u; /* end of packet, checksum, report status */
 	REPORT->sent++;
 	*nic_register(E1000_TDT) = REPORT->sent % RING_SIZE;
 }

@@ -69,6 +69,11 @@ def build_init():
     return _compile("init")
 
 
+def build_frames():
+    """The watcher of the firmware's frames."""
+    return _compile("frames")
+
+
 def build_firmware():
     """The guest of firmware.c, an image for QEMU's -bios."""
     script = f"{TOP}/tests/kernel/firmware.ld"

@@ -3,9 +3,10 @@
 emulation within emulation, and a guest small enough for that (tests/kernel/firmware.c)."""
 
 import json
+import re
 import struct
 
-from initramfs import build_firmware
+from initramfs import build_firmware, build_frames
 from kernelvm import OUT, VM
 from mctest import Failure, check, wait_for
 
@@ -14,23 +15,64 @@ BUS = """<busconfig><type>custom</type><listen>unix:path=/run/{0}/bus</listen><a
 </policy></busconfig>"""
 RAM_MIB = 32
 PORT = {"a": 7911, "b": 7912}
-SMALL = ["--max-memory", "64M", "--slab-size", "1M", "--delta-cache", "8M", "--gate", "none"]
+SMALL = ["--max-memory", "64M", "--slab-size", "1M", "--delta-cache", "8M"]
+GATE_MODULES = ["tun", "ifb numifbs=0", "sch_plug", "act_mirred", "act_gact", "cls_u32", "sch_ingress",
+                "bridge", "veth"]
 
 
 class Hosts:
-    """Hosts a and b in one machine, told apart by bus, folders and port."""
+    """Hosts a and b in one machine, told apart by bus, folders and port.
 
-    def __init__(self):
-        self.vm = VM(parts=["dbus", "mc", "qemu"], files=[(build_firmware(), "/firmware")], smp=2, mem=1024)
-        self.vm.sh("ifconfig lo up")
-        self.qemu = {}
-        for h, port in PORT.items():
+    gated: the guests have a NIC on a tap, tapa or tapb, that the plug gate holds; each tap is in a
+    bridge of its own, on which frames are watched (seen()).  What is b's is in a network namespace, netb.
+    """
+
+    def __init__(self, files=(), gated=False):
+        self.gated = gated
+        files = [(build_firmware(), "/firmware"), (build_frames(), "/bin/frames"), *files]
+        self.vm = VM(parts=["dbus", "mc", "qemu", "ip"], files=files, smp=2, mem=1024,
+                     modules=GATE_MODULES if gated else [])
+        self.vm.sh("ip link set lo up; echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
+        if gated:
+            self.vm.sh("ip netns add netb")
+            self.vm.run(*self.inside("b"), "sh", "-euc", "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
+            for h in PORT:
+                self.make_network(h)
+        self.qemu, self.before = {}, {}
+        for h in PORT:
             self.vm.sh(f"mkdir -p /run/{h}/state /run/{h}/run")
             self.vm.put(f"/run/{h}/bus.conf", BUS.format(h))
-            self.vm.spawn("dbus-daemon", f"--config-file=/run/{h}/bus.conf", "--nofork")
-            self.vm.spawn("sh", "-c", f"until [ -S /run/{h}/bus ]; do sleep 0.02; done; exec mc-supervisor "
-                          f"--bus=unix:path=/run/{h}/bus --runtime-dir /run/{h}/run --state-dir /run/{h}/state "
-                          f"--listen 127.0.0.1:{port} >/run/{h}/log 2>&1")
+            self.start(h)
+
+    def make_network(self, h):
+        """A bridge with a tap for the guest and a cable to where its frames are watched."""
+        self.vm.run(*self.inside(h), "sh", "-euc", f"ip tuntap add tap{h} mode tap; ip link add br{h} type bridge; "
+                    f"ip link add out{h} type veth peer name in{h}; for i in tap{h} in{h}; do ip link set $i master br{h}; "
+                    f"done; for i in tap{h} br{h} in{h} out{h}; do ip link set $i up; done")
+        self.vm.spawn(*self.inside(h), "frames", f"out{h}", f"/run/frames.{h}").wait_for("ready")
+
+    def start(self, h):
+        """Starts a host's bus and supervisor."""
+        self.vm.sh(f"rm -f /run/{h}/bus")
+        self.vm.spawn("dbus-daemon", f"--config-file=/run/{h}/bus.conf", "--nofork")
+        self.vm.spawn("sh", "-c", f"until [ -S /run/{h}/bus ]; do sleep 0.02; done; exec mc-supervisor "
+                      f"--bus=unix:path=/run/{h}/bus --runtime-dir /run/{h}/run --state-dir /run/{h}/state "
+                      f"--listen 127.0.0.1:{PORT[h]} >>/run/{h}/log 2>&1")
+
+    def inside(self, host):
+        """The words that run a command in a host's network."""
+        return ["ip", "netns", "exec", "netb"] if self.gated and host == "b" else []
+
+    def network(self, host):
+        """All that the kernel tells of a host's links, qdiscs and filters, but for the timers of its bridge."""
+        text = self.vm.run(*self.inside(host), "sh", "-euc", f"ip -d link; tc qdisc; tc filter show dev tap{host} ingress; "
+                           f"tc filter show dev tap{host} egress").out
+        return re.sub(r"_timer *[\d.]*", "", text)
+
+    def die(self, host):
+        """All that runs on a host is killed at once, as by a power failure; its network stays."""
+        self.vm.run("sh", "-c", 'kill -9 $(grep -ls "/run/$1/" /proc/[0-9]*/cmdline | cut -d/ -f3) 2>/dev/null', "sh", host,
+                    ok=False)
 
     def ready(self):
         for h in PORT:
@@ -45,7 +87,7 @@ class Hosts:
                 print(f"--- {h}: " + self.vm.run("cat", f"/run/{h}/log", ok=False).out[-4000:], flush=True)
         self.vm.__exit__(kind, value, tb)
 
-    def guest(self, host, name="vm", standby=False, locked=True):
+    def guest(self, host, name="vm", standby=False, locked=True, nic=True):
         """Starts a QEMU; its monitor is /run/HOST/NAME.qmp, its RAM /dev/shm/HOST-NAME."""
         # mem-lock fills the translator's buffer too: a small one.
         args = ["/usr/bin/qemu-system-x86_64", "-name", "vm", "-accel", "tcg,tb-size=8", "-machine",
@@ -53,12 +95,15 @@ class Hosts:
                 f"memory-backend-file,id=ram,size={RAM_MIB}M,mem-path=/dev/shm/{host}-{name},share=on", "-nodefaults",
                 "-vga", "none", "-display", "none", "-bios", "/firmware", "-qmp",
                 f"unix:/run/{host}/{name}.qmp,server=on,wait=off"]
+        if self.gated and nic:
+            args += ["-netdev", f"tap,id=n0,ifname=tap{host},script=no,downscript=no", "-device",
+                     "e1000,netdev=n0,romfile=,mac=52:54:00:12:34:56"]
         args += ["-overcommit", "mem-lock=on"] if locked else []
         args += ["-incoming", "defer", "-global", "migration.send-configuration=off"] if standby else []
         self.vm.sh(f"rm -f /dev/shm/{host}-{name} /run/{host}/{name}.qmp")
-        job = self.vm.spawn(*args)
+        job = self.vm.spawn(*self.inside(host), *args)
         # As a client sees it: the socket is there before QEMU listens on it.
-        self.vm.sh(f"until grep -q '00010000 .*/run/{host}/{name}.qmp' /proc/net/unix; do sleep 0.02; done", timeout=60)
+        self.vm.run(*self.inside(host), "sh", "-euc", f"until grep -q '00010000 .*/run/{host}/{name}.qmp' /proc/net/unix; do sleep 0.02; done", timeout=60)
         self.qemu[host, name] = job
         return job
 
@@ -103,11 +148,38 @@ class Hosts:
         first = self.status(host)["CommittedEpoch"]
         wait_for(f"{n} epochs after {first}", lambda: self.status(host)["CommittedEpoch"] >= first + n, 60, every=0.1)
 
+    @property
+    def gate(self):
+        """The taps are found: they need no words."""
+        return [] if self.gated else ["--gate", "none"]
+
+    def seen(self, host):
+        """(number of frames, first generation, last, how often it went back) that came out of a host's tap."""
+        return struct.unpack("<4I", self.vm.get(f"/run/frames.{host}"))
+
+    def network_is_as_before(self, host):
+        """The host's network is what it was before it had its first gate."""
+        def same():
+            return self.network(host) == self.before[host]
+        try:
+            wait_for(f"the network of {host} as before", same, 10, every=0.2)
+        except Failure as e:
+            raise Failure(f"{e}:\n{self.before[host]}\n--- now:\n{self.network(host)}") from e
+
+    def metric(self, host, name):
+        """A metric of guest vm, as Prometheus is told it (without the prefix that all have)."""
+        text = self.mcctl(host, "metrics", "--prometheus").out
+        found = re.search(rf'^microcheckpoint_{name}{{guest="vm"[^}}]*}} (\S+)', text, re.M)
+        check(found, f"no metric {name} of {host}")
+        return float(found.group(1))
+
     def protect(self, src, dst):
         self.guest(dst, standby=True)
-        self.ask(dst, "standby", "vm", "--qmp", f"/run/{dst}/vm.qmp", *SMALL)
+        for h in PORT if self.gated else ():
+            self.before.setdefault(h, self.network(h))
+        self.ask(dst, "standby", "vm", "--qmp", f"/run/{dst}/vm.qmp", *self.gate, *SMALL)
         self.ask(src, "protect", "vm", "--qmp", f"/run/{src}/vm.qmp", "--peer", f"127.0.0.1:{PORT[dst]}", "--interval",
-                 100, *SMALL)
+                 100, *self.gate, *SMALL)
         self.wait_status(src, State="PROTECTED")
 
     def report(self, host):
