@@ -104,6 +104,12 @@ int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *
 void mc_worker_event(struct mc_worker *w, const char *id, uint64_t epoch, const char *fmt, ...)
         __attribute__((format(printf, 4, 5)));
 
+/* Raises the heartbeat in the middle of a long work(). */
+static inline void mc_worker_alive(struct mc_worker *w)
+{
+	atomic_store_explicit(&w->arena.proc[w->role].heartbeat, mc_now_ns(), memory_order_relaxed);
+}
+
 /*
  * Announces an operation that keeps the loop from turning for up to @ns nanoseconds from now;
  * beyond that the process counts as hung and is killed.  0: done.  A loop that turns needs no
@@ -113,13 +119,9 @@ static inline void mc_worker_busy(struct mc_worker *w, uint64_t ns)
 {
 	struct mc_proc *p = &w->arena.proc[w->role];
 
-	atomic_store_explicit(&p->busy_until, ns ? mc_now_ns() + ns : 0, memory_order_relaxed);
-}
-
-/* Raises the heartbeat in the middle of a long work(). */
-static inline void mc_worker_alive(struct mc_worker *w)
-{
-	atomic_store_explicit(&w->arena.proc[w->role].heartbeat, mc_now_ns(), memory_order_relaxed);
+	/* Before the announcement ends: the last turn of the loop may be long ago. */
+	mc_worker_alive(w);
+	atomic_store_explicit(&p->busy_until, ns ? mc_now_ns() + ns : 0, memory_order_release);
 }
 
 /* Makes the loop end with exit status @status after the current callback. */
