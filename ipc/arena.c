@@ -480,3 +480,12 @@ void mc_arena_ring_all(struct mc_arena *a)
 		if (i != (int)a->role)
 			mc_arena_ring(a, (enum mc_role)i);
 }
+
+void mc_arena_ring_freed(struct mc_arena *a)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	mc_arena_ring(a, MC_ROLE_CAPTURE);
+	for (unsigned i = 0; i < MC_STAGES_MAX; i++)
+		if (mc_ring_depth(a->ring_stage[i]))
+			mc_arena_ring(a, mc_role_stage(i));
+}

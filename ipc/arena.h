@@ -156,6 +156,12 @@ void mc_arena_done(struct mc_arena *a);
 /* Rings the bell of a role / of all roles but our own. Never blocks. */
 void mc_arena_ring(struct mc_arena *a, enum mc_role role);
 void mc_arena_ring_all(struct mc_arena *a);
+/*
+ * Primary, after slabs were given back: rings who may wait for one, capture and the stage workers
+ * with something in their ring.  A worker looks at its ring and fails to allocate before it sleeps
+ * (bell.h), so that either it sees the slab or we see what is in its ring.
+ */
+void mc_arena_ring_freed(struct mc_arena *a);
 
 /* Total bytes of a file with these params, and what is allocated at creation. */
 uint64_t mc_arena_total(const struct mc_arena_params *p);

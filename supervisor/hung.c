@@ -17,11 +17,11 @@
 #include "../ipc/util.h"
 #include "supervisor.h"
 
-#define PERIOD_MS  50
+#define PERIOD_MS  75
 #define LIMIT_MS   1500 /* above the time limits of QMP answers in a pause */
 #define GATE_MS    200  /* epochs fail without barriers */
 #define START_MS   10000
-#define FILL_TICKS 20
+#define FILL_TICKS 14
 #define LATE_NS    (4 * PERIOD_MS * MC_NS_PER_MS)
 
 /* Its state in /proc; '?' unknown. */
@@ -88,13 +88,13 @@ static void look_at(struct child *c, uint64_t now, bool late)
 		c->beat_seen = now;
 		return;
 	}
-	if (c->hung || now - c->beat_seen < GATE_MS / 4 * MC_NS_PER_MS)
+	if (c->hung || now - c->beat_seen < PERIOD_MS * MC_NS_PER_MS)
 		return;
 	since = mc_max_u64(c->beat_seen, atomic_load(&a->proc[c->role].busy_until));
 	limit = limit_of(c);
 	if (now > since + limit)
 		kill_hung(c, now - c->beat_seen);
-	else if (now - c->beat_seen > limit / 4)
+	else if (now - c->beat_seen > limit / 2)
 		mc_bell_ring_always(a->bell_fd[c->role]);
 }
 

@@ -55,6 +55,7 @@ struct link_ops {
 	bool (*has_room)(const struct link *l);
 	bool (*idle)(const struct link *l); /* everything has left */
 	void (*resume)(struct link *l);
+	void (*flush)(struct link *l); /* NULL: nothing is ever gathered */
 	/* How it is secured and who the peer is, in words: valid until the link is freed. */
 	const char *(*security)(const struct link *l);
 	struct link *(*free)(struct link *l);
@@ -72,6 +73,7 @@ struct link {
 	uint64_t pinned;       /* bytes of memory registered with a device */
 	uint64_t copied;       /* bytes of slabs that this process copied to move them */
 	uint64_t credit_waits; /* slabs that had to wait for an empty one at the peer */
+	bool gather;   /* the owner's: messages may wait for link_flush(), to leave together */
 	bool parallel; /* set when made: more links of this kind may carry slabs beside it */
 	/* set before closed(): this transport can't be had, here or there; another one may */
 	bool try_other;
@@ -114,6 +116,16 @@ static inline bool link_idle(const struct link *l)
 static inline void link_resume(struct link *l)
 {
 	l->ops->resume(l);
+}
+
+/*
+ * Writes what was gathered.  Whoever sets l->gather calls this before it waits for anything;
+ * what is much by itself leaves before.  NULL ok.
+ */
+static inline void link_flush(struct link *l)
+{
+	if (l && l->ops->flush)
+		l->ops->flush(l);
 }
 
 static inline const char *link_security(const struct link *l)

@@ -247,7 +247,6 @@ static int take_hello(struct transport *t, struct link *l, const struct mc_wire_
 		(void)mc_state_move(t->a->control, MC_SIDE_BACKUP, MC_ROLE_TRANSPORT,
 		                    MC_STATE_WAITING, MC_STATE_SYNCING, MC_REASON_STARTED);
 	mc_arena_ring_all(t->a);
-	transport_start_pings(t);
 	return 0;
 }
 

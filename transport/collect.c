@@ -41,7 +41,7 @@ void collect_drop(struct transport *t, struct out_epoch *e)
 		e->got--;
 	}
 	e->epoch = 0;
-	mc_arena_ring_all(t->a);
+	mc_arena_ring_freed(t->a);
 }
 
 static struct out_epoch *entry_for(struct transport *t, uint64_t epoch)

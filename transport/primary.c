@@ -199,7 +199,9 @@ static int apply_acks(struct transport *t)
 		return 0;
 	if (mc_state_of(atomic_load(&c->state)) == MC_STATE_SYNCING)
 		(void)move(t, MC_STATE_SYNCING, MC_STATE_PROTECTED, MC_REASON_FIRST_COMMIT);
-	mc_arena_ring_all(t->a);
+	mc_arena_ring(t->a, MC_ROLE_CAPTURE);
+	mc_arena_ring(t->a, MC_ROLE_NETGATE);
+	mc_arena_ring(t->a, MC_ROLE_SUPERVISOR);
 	return 1;
 }
 
@@ -372,6 +374,7 @@ static int accept_hello(struct transport *t, const struct mc_wire_header *h,
 	atomic_store(&c->peer_max_epoch, th->h.max_epoch);
 	t->link->limits.have_term = 1;
 	t->link->limits.term = *ours;
+	t->link->gather = true;
 	t->p.attempt_began = 0;
 	if (t->p.greeted)
 		mc_metric_add(mc_worker_metrics(t->w), MC_M_RECONNECTS, 1);
@@ -381,7 +384,7 @@ static int accept_hello(struct transport *t, const struct mc_wire_header *h,
 	transport_note_security(t, t->link);
 	/* A lease counts from a PING, but first contact needs one to begin with. */
 	transport_set_link(t, true);
-	transport_start_pings(t);
+	transport_start_clock(t);
 	(void)mc_fault(MC_FAULT_TRANSPORT_ACCEPTED);
 	if (th->h.last_committed && take_ack(t, th->h.last_committed) < 0)
 		return -EPROTO;

@@ -127,8 +127,10 @@ uint64_t receive_lend(struct transport *t, unsigned stream, void **data)
 	 */
 	if ((t->b.lent >= needed(t) && (used >= most || t->b.lent >= ahead)) ||
 	    mc_pool_alloc(&t->a->slabs, 0, false, &h) < 0) {
-		if (!t->b.lent && !t->b.starved)
+		if (!t->b.lent && !t->b.starved) {
 			t->b.starved = mc_now_ns();
+			transport_start_clock(t);
+		}
 		return MC_HANDLE_NONE;
 	}
 	t->b.starved = 0;

@@ -7,6 +7,8 @@
 #include "tls.h"
 
 #define QUEUE_MAX  64 /* messages on their way out */
+#define GATHER_MAX 65536 /* bytes that wait for link_flush() */
+#define BATCH_MAX  8     /* messages that leave in one system call */
 #define INLINE_MAX (MC_WIRE_HEADER + sizeof(struct mc_wire_reason) + MC_WHY_MAX)
 
 /* One message on its way out: head (header and small payload), then a slab. */
@@ -30,7 +32,9 @@ struct tcp {
 	/* out */
 	struct outgoing *queue[QUEUE_MAX];
 	unsigned first, count;
-	size_t sent; /* bytes of the first message */
+	size_t sent;     /* bytes of the first message */
+	size_t gathered; /* bytes since the last write */
+	bool full;       /* the socket takes no more at present */
 	/* in */
 	struct mc_wire_header h;
 	size_t have;      /* bytes of header + payload so far */

@@ -31,17 +31,22 @@ static void free_outgoing(struct outgoing *o)
 void tcp_set_io(struct tcp *t)
 {
 	uint32_t ev = (t->stalled || t->connecting ? 0 : EPOLLIN) |
-	              (t->connecting || t->count ? EPOLLOUT : 0);
+	              (t->connecting || (t->count && t->full) ? EPOLLOUT : 0);
 
 	if (t->securing && !t->connecting)
 		ev = tls_wants(t->tls);
 	(void)sd_event_source_set_io_events(t->io, ev);
 }
 
+static int write_out(struct tcp *t);
+
 void tcp_closed(struct tcp *t, int error, const char *why)
 {
 	if (t->dead)
 		return;
+	/* The last word may be why it ends. */
+	if (t->l.gather)
+		(void)write_out(t);
 	t->dead = true;
 	(void)sd_event_source_set_enabled(t->io, SD_EVENT_OFF);
 	if (t->more)
@@ -68,6 +73,11 @@ static size_t add_iov(struct iovec *iov, int *n, const void *p, size_t len, size
 	return 0;
 }
 
+static size_t size_of(const struct outgoing *o)
+{
+	return o->head_len + o->big_len + o->slab_len;
+}
+
 static void first_done(struct tcp *t)
 {
 	struct outgoing *o = t->queue[t->first];
@@ -75,7 +85,7 @@ static void first_done(struct tcp *t)
 	t->queue[t->first] = NULL;
 	t->first = (t->first + 1) % QUEUE_MAX;
 	t->count--;
-	t->sent = 0;
+	t->sent -= size_of(o);
 	t->l.copied += o->slab_len; /* into the socket */
 	if (o->slab)
 		t->l.events->slab_sent(t->l.ctx, &t->l, o->cookie);
@@ -94,31 +104,60 @@ static ssize_t write_some(struct tcp *t, struct iovec *iov, int n)
 	return r < 0 ? -errno : r;
 }
 
-/* Writes what the socket takes. */
-static void flush(struct tcp *t)
+/* The oldest messages as a vector; TLS takes one piece at a time. */
+static int gather(const struct tcp *t, struct iovec *iov)
 {
-	while (t->count && !t->dead && !t->securing) {
-		struct outgoing *o = t->queue[t->first];
-		size_t total = o->head_len + o->big_len + o->slab_len, skip = t->sent;
-		struct iovec iov[3];
-		ssize_t n;
-		int k = 0;
+	unsigned many = t->tls ? 1 : t->count < BATCH_MAX ? t->count : BATCH_MAX;
+	size_t skip = t->sent;
+	int n = 0;
 
-		skip = add_iov(iov, &k, o->head, o->head_len, skip);
-		skip = add_iov(iov, &k, o->big, o->big_len, skip);
-		(void)add_iov(iov, &k, o->slab, o->slab_len, skip);
-		n = write_some(t, iov, k);
+	for (unsigned i = 0; i < many; i++) {
+		const struct outgoing *o = t->queue[(t->first + i) % QUEUE_MAX];
+
+		skip = add_iov(iov, &n, o->head, o->head_len, skip);
+		skip = add_iov(iov, &n, o->big, o->big_len, skip);
+		skip = add_iov(iov, &n, o->slab, o->slab_len, skip);
+	}
+	return n;
+}
+
+/* Writes what the socket takes: 0, or why it is broken. */
+static int write_out(struct tcp *t)
+{
+	t->gathered = 0;
+	t->full = false;
+	while (t->count && !t->dead && !t->securing && !t->connecting) {
+		struct iovec iov[3 * BATCH_MAX];
+		ssize_t n = write_some(t, iov, gather(t, iov));
+
+		if (n == -EINTR)
+			continue;
 		if (n < 0) {
-			if (n != -EAGAIN && n != -EINTR)
-				tcp_closed(t, (int)n, tcp_broken(t, "write failed"));
-			break;
+			t->full = true;
+			return n == -EAGAIN ? 0 : (int)n;
 		}
-		t->sent += (size_t)n;
-		if (t->sent == total)
+		for (t->sent += (size_t)n; t->count && t->sent >= size_of(t->queue[t->first]);)
 			first_done(t);
 	}
+	return 0;
+}
+
+static void flush(struct tcp *t)
+{
+	int r = write_out(t);
+
+	if (r < 0)
+		tcp_closed(t, r, tcp_broken(t, "write failed"));
 	if (!t->dead)
 		tcp_set_io(t);
+}
+
+static void tcp_flush(struct link *l)
+{
+	struct tcp *t = to_tcp(l);
+
+	if (t->gathered && !t->dead && !t->full)
+		flush(t);
 }
 
 static int enqueue(struct tcp *t, struct outgoing *o)
@@ -128,10 +167,11 @@ static int enqueue(struct tcp *t, struct outgoing *o)
 		return t->dead ? -ENOTCONN : -ENOBUFS;
 	}
 	t->queue[(t->first + t->count++) % QUEUE_MAX] = o;
-	if (!t->connecting && !t->securing && t->count == 1)
+	t->gathered += size_of(o);
+	if (t->full || t->connecting || t->securing)
+		return 0;
+	if (!t->l.gather || t->gathered >= GATHER_MAX || t->count >= QUEUE_MAX / 2)
 		flush(t);
-	else
-		tcp_set_io(t);
 	return 0;
 }
 
@@ -257,6 +297,8 @@ static struct link *tcp_free(struct link *l)
 {
 	struct tcp *t = to_tcp(l);
 
+	if (l->gather)
+		(void)write_out(t);
 	t->dead = true;
 	sd_event_source_disable_unref(t->io);
 	sd_event_source_disable_unref(t->limit);
@@ -288,6 +330,7 @@ static const struct link_ops tcp_ops = {
         .has_room = tcp_has_room,
         .idle = tcp_idle,
         .resume = tcp_resume,
+        .flush = tcp_flush,
         .security = tcp_security,
         .free = tcp_free,
 };

@@ -62,14 +62,17 @@ static int on_ping(sd_event_source *s, uint64_t usec, void *userdata)
 	struct transport *t = userdata;
 	struct mc_wire_ping ping = {.stamp = mc_now_ns()};
 	uint64_t period = atomic_load(&t->a->config->failure_timeout_ms) * 200ULL;
+	bool again = true;
 
 	(void)usec;
 	if (!t->up || !t->link) {
 		(void)sd_event_source_set_enabled(s, SD_EVENT_OFF);
 		return 0;
 	}
-	if (t->side == MC_SIDE_BACKUP)
+	if (t->side == MC_SIDE_BACKUP) {
 		receive_look_at_starvation(t);
+		again = t->b.starved;
+	}
 	if (!t->link)
 		return 0;
 	/* TCP alone would go on trying for minutes. The backup's silence is restore's to judge. */
@@ -78,14 +81,16 @@ static int on_ping(sd_event_source *s, uint64_t usec, void *userdata)
 		t->link->events->closed(t, t->link, -ETIMEDOUT, "the backup is silent");
 		return 0;
 	}
-	(void)link_send(t->link, MC_MSG_PING, 0, &ping, sizeof(ping));
+	/* Its answer is what the primary knows of the backup: one question serves both. */
+	if (t->side == MC_SIDE_PRIMARY)
+		(void)link_send(t->link, MC_MSG_PING, 0, &ping, sizeof(ping));
 	(void)sd_event_source_set_time_relative(s, period);
-	(void)sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+	(void)sd_event_source_set_enabled(s, again ? SD_EVENT_ONESHOT : SD_EVENT_OFF);
 	return 0;
 }
 
-/* The first PING goes out at once: it is what the first lease counts from. */
-void transport_start_pings(struct transport *t)
+/* Primary: PINGs; backup: a look at what it waits for. The first PING goes out at once: it is what the first lease counts from. */
+void transport_start_clock(struct transport *t)
 {
 	(void)sd_event_source_set_time_relative(t->ping, 0);
 	(void)sd_event_source_set_enabled(t->ping, SD_EVENT_ONESHOT);
@@ -257,12 +262,16 @@ static void load_creds(struct transport *t)
 static int transport_work(struct mc_worker *w, void *ctx)
 {
 	struct transport *t = ctx;
+	int r;
 
 	(void)w;
 	t->corpse = link_free(t->corpse);
 	streams_reap(t);
 	note_metrics(t);
-	return t->side == MC_SIDE_PRIMARY ? primary_work(t) : backup_work(t);
+	r = t->side == MC_SIDE_PRIMARY ? primary_work(t) : backup_work(t);
+	if (r <= 0)
+		link_flush(t->link);
+	return r;
 }
 
 static int transport_start(struct mc_worker *w, void *ctx)

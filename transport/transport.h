@@ -129,7 +129,7 @@ extern const struct mc_worker_ops transport_ops;
 enum mc_state transport_state(const struct transport *t);
 void transport_note_security(struct transport *t, const struct link *l);
 void transport_set_link(struct transport *t, bool up);
-void transport_start_pings(struct transport *t);
+void transport_start_clock(struct transport *t);
 void transport_bury(struct transport *t, struct link *l);
 void transport_fill_hello(struct transport *t, struct mc_hello *h);
 int transport_send_hello(struct transport *t, struct link *l, struct mc_hello *h);
