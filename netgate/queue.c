@@ -5,11 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SPARES_MAX 16
+
 /* In front of every frame in a chunk. */
 struct head {
-	uint64_t epoch;
-	uint32_t len;
-	uint32_t reserved;
+	uint64_t len;
 };
 
 struct queue_chunk {
@@ -35,19 +35,54 @@ static void drop_first_chunk(struct queue *q)
 	q->first = c->next;
 	if (!q->first)
 		q->last = NULL;
-	free(c);
+	if (q->spares == SPARES_MAX) {
+		free(c);
+		return;
+	}
+	c->next = q->spare;
+	q->spare = c;
+	q->spares++;
 }
 
 void queue_done(struct queue *q)
 {
+	struct queue_chunk *c;
+
 	while (q->first)
 		drop_first_chunk(q);
-	q->frames = q->bytes = 0;
+	while ((c = q->spare)) {
+		q->spare = c->next;
+		free(c);
+	}
+	q->frames = q->bytes = q->spares = q->marks = 0;
+}
+
+/* An empty chunk at the end. */
+static struct queue_chunk *append_chunk(struct queue *q)
+{
+	struct queue_chunk *c = q->spare;
+
+	if (c) {
+		q->spare = c->next;
+		q->spares--;
+	} else {
+		c = malloc(sizeof(*c));
+		if (!c)
+			return NULL;
+	}
+	c->next = NULL;
+	c->begin = c->end = 0;
+	if (q->last)
+		q->last->next = c;
+	else
+		q->first = c;
+	q->last = c;
+	return c;
 }
 
 int queue_push(struct queue *q, const void *data, size_t len)
 {
-	struct head h = {.epoch = EPOCH_OPEN, .len = (uint32_t)len};
+	struct head h = {.len = len};
 	struct queue_chunk *c = q->last;
 
 	if (!len || len > FRAME_MAX)
@@ -55,16 +90,9 @@ int queue_push(struct queue *q, const void *data, size_t len)
 	if (q->bytes + len > q->limit)
 		return -ENOBUFS;
 	if (!c || c->end + padded(len) > QUEUE_CHUNK) {
-		c = malloc(sizeof(*c));
+		c = append_chunk(q);
 		if (!c)
 			return -ENOMEM;
-		c->next = NULL;
-		c->begin = c->end = 0;
-		if (q->last)
-			q->last->next = c;
-		else
-			q->first = c;
-		q->last = c;
 	}
 	memcpy(c->data + c->end, &h, sizeof(h));
 	memcpy(c->data + c->end + sizeof(h), data, len);
@@ -76,32 +104,29 @@ int queue_push(struct queue *q, const void *data, size_t len)
 
 void queue_mark(struct queue *q, uint64_t epoch)
 {
-	for (struct queue_chunk *c = q->first; c; c = c->next) {
-		for (size_t at = c->begin; at < c->end;) {
-			struct head h;
+	uint64_t end = q->popped + q->frames;
 
-			memcpy(&h, c->data + at, sizeof(h));
-			if (h.epoch == EPOCH_OPEN) {
-				h.epoch = epoch;
-				memcpy(c->data + at, &h, sizeof(h));
-			}
-			at += padded(h.len);
-		}
-	}
-	q->mark = epoch;
+	if (end == (q->marks ? q->mark[q->marks - 1].end : q->popped))
+		return; /* nothing came since the mark before */
+	if (q->marks == QUEUE_MARKS)
+		q->marks--; /* later is safe, earlier would not be */
+	q->mark[q->marks++] = (struct queue_mark){epoch, end};
 }
 
 unsigned queue_peek_many(const struct queue *q, struct frame *ret, unsigned max)
 {
 	const struct queue_chunk *c = q->first;
-	unsigned n = 0;
+	unsigned n = 0, m = 0;
 
 	for (size_t at = c ? c->begin : 0; c && at < c->end && n < max; n++) {
 		struct head h;
 
+		while (m < q->marks && q->mark[m].end <= q->popped + n)
+			m++;
 		memcpy(&h, c->data + at, sizeof(h));
-		ret[n] = (struct frame){
-		        .data = c->data + at + sizeof(h), .len = h.len, .epoch = h.epoch};
+		ret[n] = (struct frame){.data = c->data + at + sizeof(h),
+		                        .len = h.len,
+		                        .epoch = m < q->marks ? q->mark[m].epoch : EPOCH_OPEN};
 		at += padded(h.len);
 	}
 	return n;
@@ -120,7 +145,10 @@ void queue_pop(struct queue *q)
 	memcpy(&h, c->data + c->begin, sizeof(h));
 	c->begin += padded(h.len);
 	q->frames--;
+	q->popped++;
 	q->bytes -= h.len;
+	if (q->marks && q->mark[0].end <= q->popped)
+		memmove(q->mark, q->mark + 1, --q->marks * sizeof(q->mark[0]));
 	if (c->begin == c->end)
 		drop_first_chunk(q);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Frames that are held back: a bounded first-in first-out queue with epoch marks.  Memory
- * comes in chunks and goes back as they empty.
+ * comes in chunks and goes back as they empty, but for a few.
  */
 #ifndef MC_NETGATE_QUEUE_H
 #define MC_NETGATE_QUEUE_H
@@ -13,14 +13,25 @@
 #define QUEUE_CHUNK (256 * 1024)
 #define FRAME_MAX   65536
 #define EPOCH_OPEN  UINT64_MAX /* no barrier was set behind the frame yet */
+#define QUEUE_MARKS 64
 
 struct queue_chunk;
 
+/* A barrier: frames before the @end-th that ever came, and behind the mark before, are of @epoch.
+ */
+struct queue_mark {
+	uint64_t epoch, end;
+};
+
 struct queue {
 	struct queue_chunk *first, *last;
-	uint64_t frames, bytes; /* held */
-	uint64_t limit;         /* bytes */
-	uint64_t mark;          /* newest epoch that a barrier was set for */
+	struct queue_chunk *spare; /* emptied: a burst a few milliseconds long needs them again */
+	unsigned spares;
+	uint64_t frames, bytes;              /* held */
+	uint64_t limit;                      /* bytes */
+	uint64_t popped;                     /* frames, ever */
+	struct queue_mark mark[QUEUE_MARKS]; /* those of frames that are held, the oldest first */
+	unsigned marks;
 };
 
 /* A frame at the head of the queue; valid until queue_pop(). */
@@ -36,7 +47,10 @@ void queue_done(struct queue *q); /* frees everything */
 /* Appends a copy. 0, -ENOBUFS (limit), -ENOMEM, -EMSGSIZE. */
 int queue_push(struct queue *q, const void *data, size_t len);
 
-/* All frames without an epoch get @epoch; later ones are open again. */
+/*
+ * All frames without an epoch get @epoch; later ones are open again.  More than QUEUE_MARKS epochs
+ * are not told apart: the frames of the newest one join @epoch.
+ */
 void queue_mark(struct queue *q, uint64_t epoch);
 
 /* The frame at the head. false: none. */

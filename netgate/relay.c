@@ -23,6 +23,7 @@
 #define BURST    32  /* frames a system call */
 #define BURSTS   8   /* before others get their turn */
 #define RETRY_US 500 /* until a receiver that was full is tried again */
+#define READ_US  200 /* between reads of what is held anyway: QEMU's socket isn't full by then */
 #define SNDBUF   (8 << 20)
 #define MARKS    64
 
@@ -47,7 +48,8 @@ struct relay {
 	enum gate_mode mode;
 	struct queue held;
 	uint64_t released; /* newest epoch that was released */
-	sd_event_source *retry;
+	sd_event_source *retry, *read_again;
+	uint64_t read_at; /* ns, when QEMU's frames were read last */
 	/* The check that never finds anything: bytes that left against what marks allow. */
 	uint64_t in, out, allowed;
 	struct {
@@ -234,13 +236,51 @@ static bool read_qemu(struct relay *r)
 	return true;
 }
 
+/*
+ * Frames that come one after the other and are held would cost a wake-up each, here and in QEMU:
+ * they may as well wait in the socket for a moment.  A barrier reads them whenever it comes.
+ */
+static void read_later(struct relay *r)
+{
+	(void)sd_event_source_set_enabled(r->qemu_io, SD_EVENT_OFF);
+	(void)sd_event_source_set_time_relative(r->read_again, READ_US);
+	(void)sd_event_source_set_enabled(r->read_again, SD_EVENT_ONESHOT);
+}
+
+static void read_at_once(struct relay *r)
+{
+	(void)sd_event_source_set_enabled(r->read_again, SD_EVENT_OFF);
+	(void)sd_event_source_set_enabled(r->qemu_io, SD_EVENT_ON);
+}
+
+static void read_bursts(struct relay *r)
+{
+	uint64_t last = r->read_at;
+	int n = 0;
+
+	while (n < BURSTS && read_qemu(r))
+		n++;
+	r->read_at = mc_now_ns();
+	if (n && r->mode == GATE_HOLD && r->read_at - last < 2 * READ_US * MC_NS_PER_US)
+		read_later(r);
+	else
+		read_at_once(r);
+}
+
 static int on_qemu(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 {
 	(void)s;
 	(void)fd;
 	(void)revents;
-	for (int i = 0; i < BURSTS && read_qemu(userdata); i++)
-		;
+	read_bursts(userdata);
+	return 0;
+}
+
+static int on_read_again(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	(void)s;
+	(void)usec;
+	read_bursts(userdata);
 	return 0;
 }
 
@@ -278,6 +318,7 @@ static int relay_set_mode(struct gate_nic *n, enum gate_mode mode)
 		held_metrics(r, -1, -(int64_t)f.len);
 		queue_pop(&r->held);
 	}
+	read_at_once(r);
 	flush(r);
 	return 0;
 }
@@ -323,6 +364,7 @@ static struct gate_nic *relay_close(struct gate_nic *n, bool undo)
 	sd_event_source_disable_unref(r->qemu_io);
 	sd_event_source_disable_unref(r->world_io);
 	sd_event_source_disable_unref(r->retry);
+	sd_event_source_disable_unref(r->read_again);
 	mc_closep(&r->qemu);
 	mc_closep(&r->world);
 	mc_closep(&r->to_qemu);
@@ -388,6 +430,11 @@ static int start_events(struct relay *r)
 	if (e >= 0)
 		e = sd_event_add_time_relative(r->event, &r->retry, CLOCK_MONOTONIC, 0,
 		                               RETRY_US / 4, on_retry, r);
+	if (e >= 0)
+		e = sd_event_add_time_relative(r->event, &r->read_again, CLOCK_MONOTONIC, 0,
+		                               READ_US / 4, on_read_again, r);
+	if (e >= 0)
+		e = sd_event_source_set_enabled(r->read_again, SD_EVENT_OFF);
 	return e < 0 ? e : sd_event_source_set_enabled(r->retry, SD_EVENT_OFF);
 }
 

@@ -47,8 +47,12 @@ static void test_order(void **state)
 	queue_pop(&q);
 	assert_false(queue_peek(&q, &f));
 	assert_int_equal(q.bytes, 0);
-	assert_null(q.first); /* its memory went back */
+	assert_null(q.first);
 	assert_true(n > 0);
+	/* All but a few of its chunks went back. */
+	assert_true(q.spares > 0 && q.spares <= 16);
+	queue_done(&q);
+	assert_null(q.spare);
 }
 
 static void test_limits(void **state)
@@ -83,6 +87,34 @@ static void test_marks(void **state)
 	queue_mark(&q, 6);
 	assert_true(queue_peek(&q, &f));
 	assert_int_equal(f.epoch, 5);
+	queue_done(&q);
+}
+
+/* More barriers than can be told apart: a frame may leave later, never earlier. */
+static void test_many_marks(void **state)
+{
+	struct queue q;
+	struct frame f;
+
+	(void)state;
+	queue_init(&q, 1 << 20);
+	for (uint64_t e = 1; e <= 2 * QUEUE_MARKS; e++) {
+		frame[0] = (uint8_t)e;
+		assert_int_equal(queue_push(&q, frame, 60), 0);
+		queue_mark(&q, e);
+	}
+	assert_int_equal(queue_push(&q, frame, 60), 0);
+	for (uint64_t e = 1; e <= 2 * QUEUE_MARKS; e++) {
+		assert_true(queue_peek(&q, &f));
+		assert_int_equal(f.data[0], (uint8_t)e);
+		assert_int_equal(f.epoch, e < QUEUE_MARKS ? e : 2 * QUEUE_MARKS);
+		queue_pop(&q);
+	}
+	assert_true(queue_peek(&q, &f));
+	assert_true(f.epoch == EPOCH_OPEN);
+	queue_mark(&q, 1000);
+	assert_true(queue_peek(&q, &f));
+	assert_int_equal(f.epoch, 1000);
 	queue_done(&q);
 }
 
@@ -128,9 +160,8 @@ static void test_modes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_order),
-	        cmocka_unit_test(test_limits),
-	        cmocka_unit_test(test_marks),
+	        cmocka_unit_test(test_order), cmocka_unit_test(test_limits),
+	        cmocka_unit_test(test_marks), cmocka_unit_test(test_many_marks),
 	        cmocka_unit_test(test_modes),
 	};
 

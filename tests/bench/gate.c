@@ -118,33 +118,40 @@ static void gate_end(struct gate *g)
 	(void)waitpid(g->pid, NULL, 0);
 }
 
-/* As capture waits: asleep, woken by its bell. */
+/* As capture waits for its gate: asleep, woken by its bell. */
+static void await(struct gate *g, const _Atomic uint64_t *w, const char *what)
+{
+	struct mc_bell *bell = &g->cap.proc[MC_ROLE_CAPTURE].bell;
+	int fd = g->cap.bell_fd[MC_ROLE_CAPTURE];
+	uint64_t end = mc_now_ns() + LIMIT_NS;
+
+	for (;;) {
+		struct pollfd p = {.fd = fd, .events = POLLIN};
+
+		mc_bell_sleep(bell);
+		if (atomic_load_explicit(w, memory_order_acquire) >= g->epoch)
+			break;
+		if (atomic_load(&g->sup.control->barrier_failed) >= g->epoch || mc_now_ns() > end)
+			die(what);
+		(void)poll(&p, 1, 100);
+		mc_bell_awake(bell, fd);
+	}
+	mc_bell_awake(bell, fd);
+}
+
+/* us */
 static double barrier(struct gate *g)
 {
 	struct mc_control *c = g->sup.control;
-	struct mc_bell *bell = &g->cap.proc[MC_ROLE_CAPTURE].bell;
-	int fd = g->cap.bell_fd[MC_ROLE_CAPTURE];
-	uint64_t t = mc_now_ns(), end = t + LIMIT_NS;
+	uint64_t t;
 
 	if (mc_journal_begin(&g->cap.journal, ++g->epoch) < 0)
 		die("journal");
 	t = mc_now_ns();
 	atomic_store_explicit(&c->barrier_req, g->epoch, memory_order_release);
 	mc_arena_ring(&g->cap, MC_ROLE_NETGATE);
-	for (;;) {
-		struct pollfd p = {.fd = fd, .events = POLLIN};
-
-		mc_bell_sleep(bell);
-		if (atomic_load_explicit(&c->barrier_done, memory_order_acquire) >= g->epoch)
-			break;
-		if (atomic_load(&c->barrier_failed) >= g->epoch || mc_now_ns() > end)
-			die("no barrier");
-		(void)poll(&p, 1, 100);
-		mc_bell_awake(bell, fd);
-	}
-	t = mc_now_ns() - t;
-	mc_bell_awake(bell, fd);
-	return (double)t / 1e3;
+	await(g, &c->barrier_done, "no barrier");
+	return (double)(mc_now_ns() - t) / 1e3;
 }
 
 /* Returns when the last word was written, ns. */
@@ -312,7 +319,7 @@ static int hold(const char *path, const char *qemu, const char *sock, int ms)
 	while (poll(&p, 1, ms) == 0) {
 		(void)barrier(&g);
 		(void)commit(&g);
-		wait_word(&g.sup.journal.shm->last_released, g.epoch, "no release");
+		await(&g, &g.sup.journal.shm->last_released, "no release");
 	}
 	gate_end(&g);
 	return 0;
