@@ -34,9 +34,11 @@ def bare_incoming(w, g):
     g.qmp.cmd("stop")
     g.qmp.cmd("xen-save-devices-state", filename=state, live=False)
     s = w.b.guest("bare", mem=g.mem, nics=g.nics, incoming=True)
-    shutil.copyfile(root(w.a, "/dev/shm/mct-ram-vm"), root(w.b, "/dev/shm/mct-ram-bare"))
-    g.qmp.cmd("cont")
     mctest.wait_for("the standby's monitor", lambda: listens(s))
+    # In place: QEMU has it mapped, a file that is cut off for a moment would kill it.
+    with open(root(w.a, "/dev/shm/mct-ram-vm"), "rb") as src, open(root(w.b, "/dev/shm/mct-ram-bare"), "r+b") as dst:
+        shutil.copyfileobj(src, dst, m.MIB)
+    g.qmp.cmd("cont")
     ms = m.run_json(m.program("peer"), "incoming", s.qmp_path, state, 0, prefix=w.b.enter())[0]
     s.kill()
     os.unlink(root(w.b, "/dev/shm/mct-ram-bare"))
@@ -46,7 +48,7 @@ def bare_incoming(w, g):
 def one_failover(mem, touched, bare=None, host=False):
     with m.world(shm="4G") as w:
         g = m.work(w.a, f"fill {touched} random", mem=mem)
-        mctest.wait_for("the fill", lambda: "work: filled" in g.console(), 60)
+        mctest.wait_for("the fill", lambda: "work: filled" in g.console(), 120)
         if bare is not None:
             bare.append(bare_incoming(w, g))
         m.protect(w, 25)

@@ -9,6 +9,7 @@ import mctest
 from measure import entry, percentile
 
 NAMES = {"rate_redis": ("rate_redis", "rate_redis_work"), "rate_idle": ("rate_idle",),
+         "redis_25": ("pause_redis_p50", "pause_redis_p99", "rate_redis_25ms"),
          "slowdown_cpu": ("slowdown_cpu",), "slowdown_mem": ("slowdown_mem",),
          "redis_rps": ("redis_rps", "redis_rps_p1"), "output_delay": ("output_delay", "output_delay_closed")}
 
@@ -51,6 +52,26 @@ def rate_redis():
                     "stamps": [e["stamp"] for e in d["epochs"]][:2000], "wire": [e["wire"] for e in d["epochs"]],
                     "phases": {k: statistics.median(e["phase"][k] for e in d["epochs"]) / 1e6
                                for k in d["epochs"][0]["phase"]}}}
+
+
+def redis_25():
+    """The demo's interval under load: pauses, and forty epochs a second."""
+    with m.world() as w:
+        g = m.sc.boot(w.a)
+        m.protect(w, 25)
+        with m.redis_load(w):
+            time.sleep(1)
+            d = m.watch(w.a, 20)
+            m.unprotect(w)
+            bare = m.peer_pauses(w.a, g, "bare", 200, 25)
+    runs = m.parts(m.pauses(d["epochs"]))
+    how = "redis guest at 25 ms, redis-benchmark -c 50 -P 16 -d 64 -t set,get; peer: bare stop+save+cont every 25 ms, same load"
+    return {
+        "pause_redis_p50": entry([percentile(r, .5) for r in runs], "ms", "bare stop+save+cont p50", percentile(bare, .5), how),
+        "pause_redis_p99": entry([percentile(r, .99) for r in runs], "ms", "bare stop+save+cont p99", percentile(bare, .99), how),
+        "rate_redis_25ms": entry(released_per_second(d, 18, 6), "epochs/s", "40", 40.0,
+                                 "committed and released, the same run"),
+    }, {"pause_redis25": m.pauses(d["epochs"])}
 
 
 def rate_idle():
@@ -129,5 +150,5 @@ def output_delay():
     }, {"delay": series, "delay_plain": plain}
 
 
-BENCHES = {"rate_redis": rate_redis, "rate_idle": rate_idle, "slowdown_cpu": slowdown_cpu,
+BENCHES = {"rate_redis": rate_redis, "redis_25": redis_25, "rate_idle": rate_idle, "slowdown_cpu": slowdown_cpu,
            "slowdown_mem": slowdown_mem, "redis_rps": redis_rps, "output_delay": output_delay}
