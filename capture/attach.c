@@ -205,36 +205,14 @@ static int runstate(struct capture *c)
 	return 0;
 }
 
-/*
- * A successor: what its predecessor examined is still so, if it is the same QEMU.  Its devices may
- * have changed meanwhile; the sections of the next device state tell (sections.c).
- */
+/* A successor. Devices may have changed meanwhile; the sections of the next device state tell. */
 static int take_over_guest(struct capture *c)
 {
-	const struct mc_control *ctl = c->a->control;
-	uint64_t n = atomic_load(&ctl->blocks);
+	int r = vm_recall(c->q, c->a->control, &c->vm);
 
-	c->vm = (struct vm_info){.pid = qmp_peer_pid(c->q)};
-	c->vm.start_time = mc_pid_start_time(c->vm.pid);
-	if (atomic_load(&ctl->qemu_pid) != (uint64_t)c->vm.pid ||
-	    atomic_load(&ctl->qemu_start) != c->vm.start_time)
-		return refuse(c, -ESTALE, "another QEMU answers on the guest's QMP socket");
-	if (!n || n > VM_BLOCKS_MAX || n > MC_BLOCKS_MAX)
-		return refuse(c, -EBADMSG, "the list of RAM blocks is damaged");
-	c->vm.nblocks = (unsigned)n;
-	for (unsigned i = 0; i < c->vm.nblocks; i++) {
-		const struct mc_block *m = &ctl->block[i];
-		struct vm_block *v = &c->vm.block[i];
-
-		snprintf(v->name, sizeof(v->name), "%.*s", (int)sizeof(m->name) - 1, m->name);
-		v->size = m->size;
-		v->hva = m->hva;
-		v->dev = m->dev;
-		v->ino = m->ino;
-		v->shared = true; /* checked by the predecessor */
-	}
-	c->vm.description = strndup(ctl->description, sizeof(ctl->description) - 1);
-	return c->vm.description ? 0 : -ENOMEM;
+	if (r == -ESTALE)
+		return refuse(c, r, "another QEMU answers on the guest's QMP socket");
+	return r == -EBADMSG ? refuse(c, r, "the list of RAM blocks is damaged") : r;
 }
 
 static int check_guest(struct capture *c)

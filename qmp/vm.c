@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../ipc/util.h"
+#include "../ipc/worker-bus.h"
 #include "vm-private.h"
 
 int vm_fail(char *why, size_t len, int r, const char *fmt, ...)
@@ -22,26 +23,6 @@ const char *vm_block_name(const char *name)
 	static const char objects[] = "/objects/";
 
 	return strncmp(name, objects, strlen(objects)) ? name : name + strlen(objects);
-}
-
-/* Field 22 of /proc/PID/stat; 0: no such process. */
-static uint64_t start_time(pid_t pid)
-{
-	char path[64], buf[1024], *p;
-	size_t n;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	f = fopen(path, "re");
-	if (!f)
-		return 0;
-	n = fread(buf, 1, sizeof(buf) - 1, f);
-	fclose(f);
-	buf[n] = '\0';
-	p = strrchr(buf, ')'); /* end of field 2, which may hold anything */
-	for (int field = 2; p && field < 22; field++)
-		p = strchr(p + 1, ' ');
-	return p ? strtoull(p + 1, NULL, 10) : 0;
 }
 
 static int add_backend(struct vm_info *i, json_t *d, char *why, size_t len)
@@ -221,7 +202,7 @@ int vm_inspect(struct qmp *q, struct vm_info *ret, char *why, size_t why_len)
 	struct vm_info i = {.pid = qmp_peer_pid(q)};
 	int r;
 
-	i.start_time = i.pid > 0 ? start_time(i.pid) : 0;
+	i.start_time = i.pid > 0 ? mc_pid_start_time(i.pid) : 0;
 	if (!i.start_time)
 		return vm_fail(
 		        why, why_len, -ESRCH,
@@ -233,7 +214,7 @@ int vm_inspect(struct qmp *q, struct vm_info *ret, char *why, size_t why_len)
 		r = locate_blocks(q, &i, why, why_len);
 	if (r == 0)
 		r = vm_describe(q, &i, why, why_len);
-	if (r == 0 && start_time(i.pid) != i.start_time)
+	if (r == 0 && mc_pid_start_time(i.pid) != i.start_time)
 		r = vm_fail(why, why_len, -ESRCH, "QEMU (pid %d) ended meanwhile", (int)i.pid);
 	if (r < 0) {
 		vm_info_done(&i);

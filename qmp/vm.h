@@ -6,6 +6,7 @@
 #ifndef MC_QMP_VM_H
 #define MC_QMP_VM_H
 
+#include "../ipc/control.h"
 #include "qmp.h"
 
 #define VM_BLOCKS_MAX 16
@@ -34,6 +35,11 @@ struct vm_info {
  * (>= 256) that names what is in the way and the remedy.
  */
 int vm_inspect(struct qmp *q, struct vm_info *ret, char *why, size_t why_len);
+/*
+ * Without asking QEMU, what a predecessor wrote into the control block, for a successor.  0;
+ * -ESTALE: another QEMU answers; -EBADMSG: the list of blocks is damaged; -ENOMEM.
+ */
+int vm_recall(struct qmp *q, const struct mc_control *ctl, struct vm_info *ret);
 void vm_info_done(struct vm_info *i);
 
 /*

@@ -125,21 +125,21 @@ static int map_ram(struct restore *r)
  * A successor must find the very QEMU that its predecessor filled: another one under the same
  * socket has an empty RAM.
  */
-static bool same_standby(const struct restore *r)
+static int examine(struct restore *r)
 {
-	const struct mc_control *c = r->a->control;
+	char why[512];
+	int e;
 
-	if (atomic_load(&c->blocks) != r->vm.nblocks ||
-	    atomic_load(&c->qemu_pid) != (uint64_t)r->vm.pid ||
-	    atomic_load(&c->qemu_start) != r->vm.start_time)
-		return false;
-	for (unsigned i = 0; i < r->vm.nblocks; i++)
-		if (c->block[i].ino != r->vm.block[i].ino ||
-		    c->block[i].dev != r->vm.block[i].dev ||
-		    c->block[i].hva != r->vm.block[i].hva ||
-		    c->block[i].size != r->vm.block[i].size)
-			return false;
-	return true;
+	if (!atomic_load(&r->a->control->standby_ready)) {
+		e = vm_inspect(r->q, &r->vm, why, sizeof(why));
+		return e < 0 ? refuse(r, e, "%s", why) : 0;
+	}
+	e = vm_recall(r->q, r->a->control, &r->vm);
+	if (e == -ESTALE)
+		return refuse(r, e,
+		              "the standby was restarted meanwhile; its RAM is empty and it can't "
+		              "take over");
+	return e < 0 ? refuse(r, e, "the list of RAM blocks is damaged") : 0;
 }
 
 static void publish(struct restore *r)
@@ -178,21 +178,17 @@ int standby_empty(struct restore *r)
 int standby_attach(struct restore *r)
 {
 	struct mc_control *c = r->a->control;
-	char why[512];
 	int e = connect_qmp(r);
 
 	if (e == 0)
 		e = ask_for_events(r);
 	if (e == 0)
 		e = check_runstate(r);
-	if (e == 0) {
-		e = vm_inspect(r->q, &r->vm, why, sizeof(why));
-		if (e < 0)
-			return refuse(r, e, "%s", why);
-	}
+	if (e == 0)
+		e = examine(r);
 	if (e == 0)
 		e = map_ram(r);
-	if (e == 0 && !(atomic_load(&c->commit) & MC_COMMIT_TAKEN)) {
+	if (e == 0 && !atomic_load(&c->standby_ready)) {
 		e = vm_firmware_fill(r->q, r->vm.pid);
 		if (e < 0)
 			return refuse(r, e, "can't give the standby its firmware: %s",
@@ -202,10 +198,7 @@ int standby_attach(struct restore *r)
 		return e;
 	(void)mc_fault(MC_FAULT_RESTORE_MAPPED);
 	if (atomic_load(&c->standby_ready))
-		return same_standby(r) ? 0
-		                       : refuse(r, -ESTALE,
-		                                "the standby was restarted meanwhile; its RAM is "
-		                                "empty and it can't take over");
+		return 0;
 	publish(r);
 	(void)mc_fault(MC_FAULT_RESTORE_PUBLISHED);
 	e = standby_empty(r);
