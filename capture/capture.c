@@ -292,6 +292,8 @@ static void after_epoch(struct capture *c, uint64_t began, int r)
 	c->due = began + interval;
 	wait = c->due > now ? c->due - now : 0;
 	mc_metric_set(mc_worker_metrics(c->w), MC_M_WAIT_TIME, wait);
+	if (r != -EAGAIN)
+		c->throttle.since = began;
 	if (r == 0) {
 		(void)mc_pool_epoch_done(&c->a->slabs);
 		(void)mc_pool_epoch_done(&c->a->descs);
@@ -335,8 +337,12 @@ static int epochs_phase(struct capture *c)
 	struct mc_control *ctl = c->a->control;
 	enum mc_state s = state_of(c);
 	uint64_t began;
-	int r;
+	int r = throttle_end(c);
 
+	if (r < 0 && c->qmp_dead) {
+		end_qemu_gone(c);
+		return 0;
+	}
 	if (s == MC_STATE_STOPPED && atomic_load(&ctl->peer_taken)) {
 		held_stop_for_good(c);
 		return 0;
@@ -351,7 +357,7 @@ static int epochs_phase(struct capture *c)
 		c->phase = PHASE_SWITCHOVER;
 		return 1;
 	}
-	if (atomic_load(&ctl->want_end) && atomic_load(&ctl->want_end) != MC_REASON_FAILOVER) {
+	if (end_wanted(c)) {
 		c->phase = PHASE_ENDING;
 		return 1;
 	}
@@ -364,6 +370,10 @@ static int epochs_phase(struct capture *c)
 		              "the backup hasn't answered within the lease");
 		if (r < 0 && c->qmp_dead)
 			end_qemu_gone(c);
+		return 0;
+	}
+	if (throttle_begin(c) < 0 && c->qmp_dead) {
+		end_qemu_gone(c);
 		return 0;
 	}
 	if (!epoch_is_due(c)) {

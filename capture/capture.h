@@ -109,8 +109,20 @@ struct capture {
 	unsigned rounds;
 	uint64_t cursor, round_pages, last_round;
 
+	struct {
+		bool on;        /* the guest is paused until the next epoch can be taken */
+		uint64_t since; /* ns: when the newest epoch began */
+		uint64_t began; /* ns: that pause */
+		uint64_t told;  /* ns: the last event */
+	} throttle;
+
 	struct mc_arbiter *arbiter; /* asked while HELD */
 	uint64_t ask_at;            /* ns: not before, after one that gave no answer */
+	/* HELD for overload: an epoch is tried of the guest that stands still */
+	struct {
+		uint64_t at, wait;  /* ns: of the next one, and until the one after it */
+		uint64_t committed; /* before the first one */
+	} attempt;
 
 	/* hot-plug: sections of the first device state */
 	char *sections;
@@ -135,6 +147,8 @@ int pause_begin(struct capture *c, bool save, uint64_t *began);
 int pause_end(struct capture *c, uint64_t began, uint64_t *took);
 /* Instead: all is done but for the guest to go on; pause_end() lets it, later. */
 int pause_keep(struct capture *c, uint64_t began, uint64_t *took);
+/* After an epoch: pause_keep() of a guest that is held by policy, else pause_end(). */
+int pause_leave(struct capture *c, uint64_t began, uint64_t *took);
 /* Makes QEMU read the beginning of the next pause's first command; between pauses. */
 void pause_prepare(struct capture *c);
 /* Waits for the device state of the pause that is on; its result is in c->saved. */
@@ -163,6 +177,15 @@ int sync_begin_again(struct capture *c);
 
 /* epoch.c: takes one epoch. 0 taken, -EAGAIN not now, negative errno: aborted, or QEMU is gone. */
 int epoch_take(struct capture *c);
+/* The slabs that the next one is likely to need can be had. */
+bool epoch_has_room(const struct capture *c);
+
+/*
+ * throttle.c: pauses a guest whose epochs can't be taken for long, and lets it go on when they can,
+ * or something else is to be done with it.  0, or negative errno of QMP.
+ */
+int throttle_begin(struct capture *c);
+int throttle_end(struct capture *c);
 
 /* carry.c */
 /* After a predecessor's death: whose pages the bitmaps hold; those of aborted epochs are carried.
@@ -199,6 +222,8 @@ void end_qemu_gone(struct capture *c);
 int end_watch_death(struct capture *c); /* begins to listen to c->death */
 void end_watch_done(struct capture *c);
 int end_step(struct capture *c);
+/* An operator wants the protection to end, or we, since the backup can't follow any more. */
+bool end_wanted(const struct capture *c);
 
 /* inspect.c: `mc-capture --inspect`. Exit status. */
 int inspect_main(int argc, char **argv);

@@ -5,6 +5,7 @@
 
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
+#include "../ipc/util.h"
 #include "capture.h"
 
 /* QMP was read to its end: what the last events said decides. */
@@ -66,6 +67,13 @@ void end_watch_done(struct capture *c)
 		c->death_source[i] = sd_event_source_disable_unref(c->death_source[i]);
 }
 
+bool end_wanted(const struct capture *c)
+{
+	uint64_t want = atomic_load(&c->a->control->want_end);
+
+	return (want && want != MC_REASON_FAILOVER) || atomic_load(&c->a->control->guest_end);
+}
+
 /* Nobody encodes or sends what is on its way: given up, as far as it is capture's to do. */
 static void abort_unsent(struct capture *c)
 {
@@ -84,11 +92,35 @@ static bool journal_settled(const struct capture *c)
 	return mc_journal_in_flight(&c->a->journal) == 0;
 }
 
-/* want_end, or a hot-plug: no more epochs; once nothing is on its way transport may send END. */
+/* A backup that doesn't answer may take over before it hears of the end. */
+static bool hold_unanswered(struct capture *c)
+{
+	struct mc_control *ctl = c->a->control;
+	uint64_t lease = atomic_load(&ctl->lease_until);
+
+	if (!c->running || mc_state_of(atomic_load(&ctl->state)) != MC_STATE_PROTECTED)
+		return false;
+	if (mc_now_ns() < lease) {
+		capture_arm_timer(c, lease);
+		return false;
+	}
+	if (held_hold(c, MC_REASON_PEER_LOST,
+	              "the backup hasn't confirmed the end within the lease") < 0 &&
+	    c->qmp_dead)
+		end_qemu_gone(c);
+	return c->phase != PHASE_ENDING;
+}
+
+/*
+ * want_end, a hot-plug, or an overload: no more epochs; once nothing is on its way transport may
+ * send END.
+ */
 int end_step(struct capture *c)
 {
 	struct mc_control *ctl = c->a->control;
 
+	if (hold_unanswered(c))
+		return 1;
 	if (!atomic_load(&ctl->capture_ready)) {
 		if (atomic_load(&ctl->want_end) == MC_REASON_ERROR)
 			abort_unsent(c);

@@ -23,15 +23,26 @@ struct epoch {
 	uint64_t state_bytes;
 };
 
+static uint64_t slabs_needed(const struct capture *c)
+{
+	uint64_t slabs = c->dirty_estimate / mc_copyset_pages_max(c->a->slabs.unit) + 2;
+
+	/* More than that is tried, too: only the attempt tells that it is too much. */
+	return mc_min_u64(slabs, c->a->slabs.max / 2);
+}
+
+bool epoch_has_room(const struct capture *c)
+{
+	return copy_has_room(c, slabs_needed(c));
+}
+
 static int prepare(struct capture *c, struct epoch *e)
 {
 	struct mc_journal *j = &c->a->journal;
-	uint64_t slabs = c->dirty_estimate / mc_copyset_pages_max(c->a->slabs.unit) + 2;
+	uint64_t slabs = slabs_needed(c);
 	struct mc_journal_record *rec;
 	int r;
 
-	/* More than that is tried, too: only the attempt tells that it is too much. */
-	slabs = mc_min_u64(slabs, c->a->slabs.max / 2);
 	carry_merge(c);
 	if (!copy_has_room(c, slabs) || carry_number(c, &e->n) < 0)
 		return -EAGAIN;
@@ -83,7 +94,7 @@ static int scan_drained(struct capture *c, struct epoch *e, _Atomic uint64_t *al
 	n = tracker_scan(&c->tracker, e->bitmap, also);
 	if (n >= 0 && mc_fault(MC_FAULT_CAPTURE_PRESCANNED) < 0)
 		n = -EIO;
-	x = pause_end(c, began, &took);
+	x = pause_leave(c, began, &took);
 	e->sum_ns += took;
 	e->longest_ns = mc_max_u64(e->longest_ns, took);
 	mc_metric_add(mc_worker_metrics(c->w), MC_M_PRESCANS, 1);
@@ -233,7 +244,7 @@ static int pause_and_copy(struct capture *c, struct epoch *e)
 	stopped = mc_now_ns();
 	r = inside_pause(c, e);
 	ready = mc_now_ns();
-	x = c->keep_paused ? pause_keep(c, began, &took) : pause_end(c, began, &took);
+	x = c->keep_paused ? pause_keep(c, began, &took) : pause_leave(c, began, &took);
 	e->sum_ns += took;
 	e->longest_ns = mc_max_u64(e->longest_ns, took);
 	mc_metric_set(m, MC_M_STOP_TIME, stopped - began);

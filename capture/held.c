@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* HELD: the guest stands still, since nobody knows what its backup does. */
 #include <errno.h>
+#include <string.h>
 
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "capture.h"
+
+#define ATTEMPT_FIRST (1 * MC_NS_PER_S)
+#define ATTEMPT_MAX   (32 * MC_NS_PER_S)
 
 static uint64_t state_word(const struct capture *c)
 {
@@ -29,8 +33,47 @@ int held_hold(struct capture *c, enum mc_reason why, const char *text)
 	if (r < 0)
 		return pause_end(c, began, NULL);
 	c->phase = PHASE_HELD;
+	c->attempt.at = mc_now_ns() + ATTEMPT_FIRST;
+	c->attempt.wait = ATTEMPT_FIRST * 2;
+	c->attempt.committed = atomic_load(&c->a->journal.shm->last_committed);
 	mc_arena_ring_all(c->a);
 	return 0;
+}
+
+/*
+ * HELD for overload: what was too much may have gone.  Once an epoch of the guest as it stands is
+ * committed, epochs go on, and the guest with them.  Tried ever more rarely.
+ */
+static int try_again(struct capture *c)
+{
+	struct mc_control *ctl = c->a->control;
+	uint64_t now = mc_now_ns();
+	int r;
+
+	if (!c->attempt.wait) { /* a successor of who held it */
+		c->attempt.wait = ATTEMPT_FIRST;
+		c->attempt.committed = atomic_load(&c->a->journal.shm->last_committed);
+	}
+	if (atomic_load(&c->a->journal.shm->last_committed) > c->attempt.committed) {
+		mc_worker_event(c->w, "relieved", atomic_load(&c->a->journal.shm->last_committed),
+		                "an epoch was committed again: the guest goes on");
+		return mc_state_move(ctl, MC_SIDE_PRIMARY, MC_ROLE_CAPTURE, MC_STATE_HELD,
+		                     MC_STATE_PROTECTED, MC_REASON_RELIEVED) == 0;
+	}
+	if (now < c->attempt.at) {
+		capture_arm_timer(c, c->attempt.at);
+		return 0;
+	}
+	c->attempt.at = now + c->attempt.wait;
+	c->attempt.wait = mc_min_u64(c->attempt.wait * 2, ATTEMPT_MAX);
+	if (now < atomic_load(&ctl->lease_until) && !mc_journal_in_flight(&c->a->journal)) {
+		r = epoch_take(c);
+		if (c->qmp_dead)
+			end_qemu_gone(c);
+		else if (r < 0)
+			mc_debug("still too much: %s", strerror(-r));
+	}
+	return 1;
 }
 
 /* Carries the arbiter's verdict out. */
@@ -95,28 +138,38 @@ static bool backup_is_lost(struct capture *c, uint64_t word)
 	return mc_now_ns() >= end && atomic_load(&ctl->link) != MC_LINK_UP;
 }
 
+static int held_on(struct capture *c, uint64_t word)
+{
+	if (mc_state_reason(word) == MC_REASON_OVERLOAD)
+		return try_again(c);
+	return mc_state_reason(word) == MC_REASON_PEER_LOST || backup_is_lost(c, word)
+	               ? arbitrate(c)
+	               : 0;
+}
+
 int held_step(struct capture *c)
 {
 	uint64_t word = state_word(c);
 	enum mc_state s = mc_state_of(word);
 	int r;
 
-	/* A hold for overload is the operator's to end. */
 	if (s == MC_STATE_HELD)
-		return mc_state_reason(word) == MC_REASON_PEER_LOST || backup_is_lost(c, word)
-		               ? arbitrate(c)
-		               : 0;
+		return held_on(c, word);
 	c->arbiter = mc_arbiter_free(c->arbiter);
 	c->ask_at = 0;
 	if (s == MC_STATE_STOPPED)
 		return 0;
-	if (s == MC_STATE_PROTECTED) /* after a switchover that was called off */
+	/* After a switchover that was called off. */
+	if (s == MC_STATE_PROTECTED && !end_wanted(c))
 		atomic_store(&c->a->control->capture_ready, 0);
 	c->switchover.epoch = 0;
+	c->attempt.wait = 0;
+	/* What failed before counts no more: the policy begins anew. */
+	c->aborts_in_row = c->aborts_told = 0;
 	r = pause_end(c, mc_now_ns(), NULL);
 	if (r < 0 && c->qmp_dead)
 		end_qemu_gone(c);
-	c->due = mc_now_ns();
+	c->due = c->throttle.since = mc_now_ns();
 	c->phase = s == MC_STATE_PROTECTED ? PHASE_EPOCHS : PHASE_DONE;
 	return 1;
 }

@@ -79,24 +79,33 @@ static int await_stopped(struct capture *c, bool *was_running)
 	return r < 0 ? r : s;
 }
 
+/* Paused by policy: the guest stands still already, and stays so after an epoch. */
+static bool is_held(const struct capture *c)
+{
+	return atomic_load(&c->a->control->paused) == 2;
+}
+
 int pause_begin(struct capture *c, bool save, uint64_t *began)
 {
 	struct mc_control *ctl = c->a->control;
-	bool was_running = false;
+	bool was_running = false, held = is_held(c);
 	int r;
 
 	mc_worker_alive(c->w);
 	*began = mc_now_ns();
-	atomic_store(&ctl->pause_began, *began);
-	atomic_store(&ctl->paused, 1);
+	if (!held) {
+		atomic_store(&ctl->pause_began, *began);
+		atomic_store(&ctl->paused, 1);
+	}
 	r = send_stop(c, save);
 	(void)mc_fault(MC_FAULT_CAPTURE_STOP_SENT);
 	if (r == 0)
 		r = await_stopped(c, &was_running);
-	if (r < 0 || !was_running) {
+	if (r < 0 || (!was_running && !held)) {
 		if (lost(c, r) == 0 || !c->qmp_dead)
 			pause_await_saved(c);
-		atomic_store(&ctl->paused, 0);
+		if (!held)
+			atomic_store(&ctl->paused, 0);
 		if (r < 0)
 			return r;
 		/* Somebody else stopped it meanwhile: it isn't ours to let go. */
@@ -104,10 +113,10 @@ int pause_begin(struct capture *c, bool save, uint64_t *began)
 		return -EAGAIN;
 	}
 	if (mc_fault(MC_FAULT_CAPTURE_STOPPED) < 0) {
-		(void)pause_end(c, *began, NULL);
+		(void)pause_leave(c, *began, NULL);
 		return -EIO;
 	}
-	if (save)
+	if (save && !held)
 		(void)qmp_begin(c->q, cont_cmd, sizeof(cont_cmd) - 1);
 	return 0;
 }
@@ -130,6 +139,12 @@ int pause_keep(struct capture *c, uint64_t began, uint64_t *took)
 {
 	pause_await_saved(c);
 	c->running = false;
-	*took = mc_now_ns() - began;
+	if (took)
+		*took = mc_now_ns() - began;
 	return c->qmp_dead ? -ECONNRESET : 0;
+}
+
+int pause_leave(struct capture *c, uint64_t began, uint64_t *took)
+{
+	return is_held(c) ? pause_keep(c, began, took) : pause_end(c, began, took);
 }

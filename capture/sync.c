@@ -85,7 +85,9 @@ static int open_round(struct capture *c)
 
 static bool round_is_last(const struct capture *c)
 {
-	return c->round_pages <= SMALL_PAGES || c->rounds > ROUNDS_MAX ||
+	uint64_t most = atomic_load(&c->a->control->peer_max_epoch) / MC_PAGE_SIZE / 2;
+
+	return c->round_pages <= mc_min_u64(SMALL_PAGES, most) || c->rounds > ROUNDS_MAX ||
 	       (c->rounds > 2 && c->round_pages > c->last_round * 3 / 4);
 }
 

@@ -31,7 +31,7 @@ static const struct move primary_moves[] = {
         {MC_STATE_PROTECTED, MC_STATE_DEGRADED, TRA | CAP},
         {MC_STATE_PROTECTED, MC_STATE_STOPPED, TRA},
         {MC_STATE_PROTECTED, MC_STATE_ENDED, TRA | SUP},
-        {MC_STATE_HELD, MC_STATE_PROTECTED, TRA},
+        {MC_STATE_HELD, MC_STATE_PROTECTED, TRA | CAP | SUP},
         {MC_STATE_HELD, MC_STATE_DEGRADED, SUP | TRA | CAP},
         {MC_STATE_HELD, MC_STATE_STOPPED, SUP | TRA | CAP},
         {MC_STATE_HELD, MC_STATE_ENDED, TRA | SUP},
@@ -65,7 +65,7 @@ static const char *const reason_names[MC_REASONS] = {
         "guest-died",  "guest-shutdown", "host-signal",  "unprotect",     "taken-over",
         "resolved",    "link-closed",    "silence",      "failover",      "refused",
         "hotplug",     "overload",       "error",        "conflict",      "standby-lost",
-        "guest-panic", "foreign",        "arbiter",      "tracking-lost",
+        "guest-panic", "foreign",        "arbiter",      "tracking-lost", "relieved",
 };
 
 const char *mc_state_name(enum mc_state s)

@@ -61,7 +61,8 @@ enum mc_reason {
 	MC_REASON_FOREIGN = 21,  /* somebody else migrates or holds the guest */
 	MC_REASON_ARBITER = 22,  /* the arbiter decided */
 	MC_REASON_TRACKING = 23, /* written pages can't be told any more; text in `refusal` */
-	MC_REASONS = 24,
+	MC_REASON_RELIEVED = 24, /* an epoch was committed again after an overload */
+	MC_REASONS = 25,
 };
 
 /* --- commit word of the backup -------------------------------------------------------- */
@@ -184,7 +185,9 @@ struct mc_control {
 	_Atomic uint64_t blocks; /* number of valid entries in block[] */
 	/* the QEMU that block[] belongs to; written with it, by restore or capture */
 	_Atomic uint64_t qemu_pid, qemu_start;
-	uint8_t pad[16];
+	/* primary, DEGRADED; written by transport: 1: a fresh standby of the peer waits */
+	_Atomic uint64_t standby_waits;
+	uint8_t pad[8];
 	struct mc_gate_record gate[MC_NICS_MAX]; /* of the plug; written by netgate */
 	struct mc_block block[MC_BLOCKS_MAX];
 	/*
@@ -222,13 +225,11 @@ static inline enum mc_role mc_state_role(uint64_t word)
  *             SYNCING -> STOPPED           any (error before anything was armed)
  *             SYNCING|PROTECTED -> HELD    capture (lease over, after an epoch was sent),
  *                                          transport (PROTECTED only: handed over, planned)
- *             HELD -> PROTECTED            transport (same instance is back)
- *             HELD -> DEGRADED|STOPPED     supervisor (resolved), transport (peer said END; taken
- *                                          over), capture (arbiter)
- *             PROTECTED -> DEGRADED        transport (peer said END), capture (END acked)
- *             PROTECTED -> STOPPED         transport (peer took over)
- *             any but STOPPED -> ENDED     transport (END acked), supervisor
- *   backup    NONE -> WAITING              supervisor
+ *             HELD -> PROTECTED            transport (same instance is back), capture (the overload
+ * is over), supervisor (an operator says so) HELD -> DEGRADED|STOPPED     supervisor (resolved),
+ * transport (peer said END; taken over), capture (arbiter) PROTECTED -> DEGRADED        transport
+ * (peer said END), capture (END acked) PROTECTED -> STOPPED         transport (peer took over) any
+ * but STOPPED -> ENDED     transport (END acked), supervisor backup    NONE -> WAITING supervisor
  *             WAITING -> SYNCING           transport (HELLO accepted)
  *             SYNCING -> WAITING           restore (first copy broke off; RAM emptied again)
  *             SYNCING -> PROTECTED         restore (first commit)

@@ -53,7 +53,7 @@ static void test_who_may_move(void **state)
 	}
 	for (int from = 0; from < MC_STATES; from++) {
 		/* Only restore takes over; only capture holds the guest, or a
-		 * switchover; only an ACK protects. */
+		 * switchover; only an ACK protects for the first time. */
 		assert_int_equal(who(MC_SIDE_BACKUP, (enum mc_state)from, MC_STATE_TAKING_OVER),
 		                 from == MC_STATE_PROTECTED ? 1U << MC_ROLE_RESTORE : 0);
 		assert_int_equal(who(MC_SIDE_BACKUP, (enum mc_state)from, MC_STATE_ACTIVE),
@@ -64,8 +64,10 @@ static void test_who_may_move(void **state)
 		                         ? 1U << MC_ROLE_CAPTURE | 1U << MC_ROLE_TRANSPORT
 		                         : 0);
 		assert_int_equal(who(MC_SIDE_PRIMARY, (enum mc_state)from, MC_STATE_PROTECTED),
-		                 from == MC_STATE_SYNCING || from == MC_STATE_HELD
-		                         ? 1U << MC_ROLE_TRANSPORT
+		                 from == MC_STATE_SYNCING ? 1U << MC_ROLE_TRANSPORT
+		                 : from == MC_STATE_HELD
+		                         ? 1U << MC_ROLE_TRANSPORT | 1U << MC_ROLE_CAPTURE |
+		                                   1U << MC_ROLE_SUPERVISOR
 		                         : 0);
 	}
 }

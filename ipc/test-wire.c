@@ -217,7 +217,7 @@ static void test_hello_fields(void **state)
 	BAD(hello.h.side = 9);
 	BAD(hello.h.taken_over = 2);
 	BAD(hello.h.resync = 2);
-	BAD(hello.h.reserved = 1);
+	BAD(hello.h.ask = 2);
 	BAD(hello.h.stream = MC_STREAMS_MAX);
 	BAD(memset(hello.block[1].name, 'x', sizeof(hello.block[1].name)));
 #undef BAD

@@ -142,7 +142,7 @@ static int check_hello(const struct mc_wire_hello *h, char *why, size_t why_len)
 		text = "HELLO with too many RAM blocks";
 	else if (h->description >= MC_DESC_TEXT)
 		text = "HELLO with too long a description";
-	else if (h->taken_over > 1 || h->resync > 1 || h->reserved || h->stream >= MC_STREAMS_MAX ||
+	else if (h->taken_over > 1 || h->resync > 1 || h->ask > 1 || h->stream >= MC_STREAMS_MAX ||
 	         (h->side != MC_SIDE_PRIMARY && h->side != MC_SIDE_BACKUP))
 		text = "HELLO with a field out of range";
 	if (!text)

@@ -115,7 +115,7 @@ struct mc_wire_hello {
 	uint64_t link_id; /* primary: random, of the main link; a stream says which one it joins */
 	uint32_t
 	        stream; /* 0: the main link; 1 .. MC_STREAMS_MAX - 1: one that carries SLABs only */
-	uint32_t reserved;
+	uint32_t ask;   /* primary: 1: only asks whether a standby waits; no link comes of it */
 };
 _Static_assert(sizeof(struct mc_wire_hello) == 64 + 32 + 8 * 8 + 8 * 4 + 16, "wire");
 #define MC_WIRE_HELLO_MAX                                                                          \

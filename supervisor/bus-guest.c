@@ -119,7 +119,12 @@ static int method_hold(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 
 static int method_resume(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
-	return set_hold(msg, userdata, 0, e);
+	struct guest *g = userdata;
+
+	/* Without a backup that answers it is HELD again at once. */
+	if (guest_relieve(g) == 0)
+		watch_look(g);
+	return set_hold(msg, g, 0, e);
 }
 
 static int method_resolve(sd_bus_message *msg, void *userdata, sd_bus_error *e)
@@ -141,6 +146,12 @@ static int method_resolve(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (g->side != MC_SIDE_PRIMARY)
 		return bus_error(e, -EPERM, "guest %s: resolve is for the primary that is HELD",
 		                 g->name);
+	if (promote && guest_overloaded(g) &&
+	    atomic_load(&g->arena.control->lease_until) > mc_now_ns())
+		return bus_error(e, -EPERM,
+		                 "guest %s: its backup answers and would take over; use mcctl "
+		                 "resume %s (epochs are tried again) or mcctl unprotect %s",
+		                 g->name, g->name, g->name);
 	if (!promote)
 		atomic_store(&g->arena.control->peer_taken, 1);
 	r = mc_state_move(g->arena.control, MC_SIDE_PRIMARY, MC_ROLE_SUPERVISOR, MC_STATE_HELD,

@@ -281,6 +281,9 @@ static int unprotect_primary(struct guest *g, sd_bus_message *msg, sd_bus_error 
 	enum mc_state s = guest_state(g);
 	char who[32];
 
+	/* Held for another reason than its backup: the guest goes on, and the protection ends. */
+	if (atomic_load(&c->link) == MC_LINK_UP && guest_relieve(g) == 0)
+		s = guest_state(g);
 	if (s == MC_STATE_HELD || (s == MC_STATE_PROTECTED && atomic_load(&c->link) != MC_LINK_UP))
 		return bus_error(
 		        e, -EPERM,

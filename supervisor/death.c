@@ -213,6 +213,8 @@ static bool is_needed(const struct guest *g, enum mc_role role)
 
 	if (role == MC_ROLE_NETGATE)
 		return primary || g->arena.config->nnics;
+	if (role == MC_ROLE_TRANSPORT && watch_asks(g))
+		return true;
 	if (primary && (s == MC_STATE_STOPPED || s == MC_STATE_ENDED || s == MC_STATE_DEGRADED))
 		return false;
 	if (role == MC_ROLE_TRANSPORT)

@@ -19,6 +19,25 @@ enum mc_state guest_state(const struct guest *g)
 	return mc_state_of(atomic_load_explicit(&g->arena.control->state, memory_order_acquire));
 }
 
+bool guest_overloaded(const struct guest *g)
+{
+	uint64_t word = atomic_load_explicit(&g->arena.control->state, memory_order_acquire);
+
+	return mc_state_of(word) == MC_STATE_HELD && mc_state_reason(word) == MC_REASON_OVERLOAD;
+}
+
+int guest_relieve(struct guest *g)
+{
+	int r;
+
+	if (!guest_overloaded(g))
+		return -ESTALE;
+	r = mc_state_move(g->arena.control, MC_SIDE_PRIMARY, MC_ROLE_SUPERVISOR, MC_STATE_HELD,
+	                  MC_STATE_PROTECTED, MC_REASON_RESOLVED);
+	mc_arena_ring_all(&g->arena);
+	return r;
+}
+
 bool guest_replaceable(const struct guest *g)
 {
 	enum mc_state s = guest_state(g);
@@ -203,6 +222,7 @@ int guest_start(struct manager *m, const struct request *rq_in, enum mc_side sid
 	if (!g)
 		return -ENOMEM;
 	g->side = side;
+	g->begun_again = rq.again;
 	rq.params.side = side;
 	rq.params.ram_pages = ram_bytes / MC_PAGE_SIZE;
 	r = make_arena(g, &rq.params, why, why_len);
@@ -233,8 +253,9 @@ int guest_start(struct manager *m, const struct request *rq_in, enum mc_side sid
 	(void)mc_fault(MC_FAULT_SUPERVISOR_STARTED);
 	bus_guest_added(g, true);
 	tell_gates(g);
-	event_write(g, "started", 0, "%s, term %llu",
+	event_write(g, "started", 0, "%s%s, term %llu",
 	            side == MC_SIDE_PRIMARY ? "protection begins" : "standby waits for a primary",
+	            rq.again ? ", by itself" : "",
 	            (unsigned long long)g->arena.config->term.number);
 	watch_look(g);
 	return 0;
@@ -269,6 +290,7 @@ struct guest *guest_adopt(struct manager *m, const char *name, int arena_fd, con
 void guest_remove(struct guest *g)
 {
 	g->dying = true;
+	again_stop(g);
 	watch_finish_checkpoint(g, -ECANCELED, "the protection ended");
 	watch_finish_unprotect(g, 0, NULL);
 	switchover_finish(g, -ECANCELED, "the protection ended");

@@ -23,10 +23,11 @@ static const struct {
         {"ENDED", OK, NULL},
         {"SYNCING", WARNING, "isn't protected yet, its first copy runs"},
         {"WAITING", WARNING, "is a standby that no primary has connected to"},
-        {"DEGRADED", WARNING, "runs unprotected; give it a new standby: mcctl protect"},
+        {"DEGRADED", WARNING, "runs unprotected; give it a new standby"},
         {"ACTIVE", WARNING, "failed over to here and runs unprotected; mcctl protect"},
         {"TAKING_OVER", CRITICAL, "is being taken over at this moment"},
-        {"HELD", CRITICAL, "is paused, its backup can't be reached; mcctl resolve"},
+        {"HELD", CRITICAL,
+         "is paused: its backup can't be reached (mcctl resolve), or epochs fail (mcctl resume)"},
         {"STOPPED", CRITICAL, "is stopped here; mcctl events says why"},
 };
 

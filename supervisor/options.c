@@ -306,7 +306,7 @@ static const struct option_def options[] = {
         {"interval", "1..60000 milliseconds", true, false, set_number, 1000, 1, 60000,
          CFG(interval_us), 'u'},
         {"max-in-flight", "1..8 epochs", true, false, set_number, 1, 1, 8, CFG(max_in_flight), 'u'},
-        {"restart-grace", "1..60000 milliseconds", false, false, set_number, 1, 1, 60000,
+        {"restart-grace", "1..60000 milliseconds", true, false, set_number, 1, 1, 60000,
          CFG(restart_grace_ms), 'u'},
         {"failure-timeout", "100..600000 milliseconds", false, false, set_number, 1, 100, 600000,
          CFG(failure_timeout_ms), 'u'},
@@ -460,6 +460,7 @@ void request_apply_running(const struct request *rq, struct mc_config *to)
 
 	atomic_store(&to->interval_us, atomic_load(&f->interval_us));
 	atomic_store(&to->max_in_flight, atomic_load(&f->max_in_flight));
+	atomic_store(&to->restart_grace_ms, atomic_load(&f->restart_grace_ms));
 	atomic_store(&to->shrink_delay_s, atomic_load(&f->shrink_delay_s));
 	atomic_store(&to->abort_limit, atomic_load(&f->abort_limit));
 	atomic_store(&to->overload, atomic_load(&f->overload));

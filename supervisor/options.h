@@ -26,6 +26,7 @@ struct request {
 	struct mc_config cfg;
 	struct mc_arena_params params; /* ram_pages and side filled in later */
 	bool dry_run, args_only;
+	bool again;                     /* what ended is begun again: nobody called */
 	bool gate_given;                /* NICs were named, or none are wanted */
 	enum request_gate gate;         /* what the gate may be */
 	bool primary;                   /* filled in by the examination, as are: */

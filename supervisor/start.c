@@ -82,7 +82,10 @@ static void launch(struct manager *m, struct request *rq)
 	char why[1024] = "";
 	int r = 0;
 
-	if (old && !guest_replaceable(old)) {
+	if (rq->again && !again_wanted(old)) {
+		snprintf(why, sizeof(why), "guest %s: somebody decided otherwise", rq->cfg.guest);
+		r = -ECANCELED;
+	} else if (old && !guest_replaceable(old)) {
 		snprintf(why, sizeof(why), "guest %s exists and is %s", rq->cfg.guest,
 		         mc_state_name(guest_state(old)));
 		r = -EEXIST;
@@ -180,7 +183,7 @@ int start_check(struct manager *m, const struct request *rq, bool primary, char 
 		snprintf(why, why_len, "guest %s: %s", rq->cfg.guest, text);
 		return r;
 	}
-	if (old && !guest_replaceable(old)) {
+	if (old && !guest_replaceable(old) && (rq->again || !again_gives_way(old))) {
 		snprintf(why, why_len, "guest %s exists and is %s", rq->cfg.guest,
 		         mc_state_name(guest_state(old)));
 		return -EEXIST;
@@ -210,6 +213,9 @@ int start_examine(struct manager *m, struct request *rq, bool primary, char *why
 		memcpy(rq->cfg.nic, old->arena.config->nic, sizeof(rq->cfg.nic));
 		rq->gate_given = true;
 	}
+	/* It has the monitor that is to be examined. */
+	if (old && !guest_replaceable(old) && !rq->dry_run && !rq->args_only)
+		guest_remove(old);
 	if (m->njobs >= JOBS_MAX) {
 		snprintf(why, why_len,
 		         "guest %s: %d guests are being examined at this moment; try again in a "

@@ -66,6 +66,10 @@ struct guest {
 	uint64_t state_since; /* ns */
 	bool settled;         /* reaction to a final state was taken */
 	bool dying;
+	bool begun_again;           /* by again.c, not by a caller */
+	bool again_busy;            /* its QEMU is being examined for that */
+	uint64_t again_wait;        /* us until the next try */
+	sd_event_source *again;     /* that one; of the whole guest, unlike child.again */
 	sd_bus_message *checkpoint; /* a caller waits for the next commit */
 	uint64_t checkpoint_after;
 	sd_bus_message *unprotect, *switchover, *rehearsal;
@@ -133,6 +137,10 @@ int guest_start(struct manager *m, const struct request *rq, enum mc_side side, 
                 char *why, size_t why_len);
 struct guest *guest_adopt(struct manager *m, const char *name, int arena_fd, const int *bells);
 void guest_remove(struct guest *g);
+/* HELD, since too many epochs failed. */
+bool guest_overloaded(const struct guest *g);
+/* An operator lets such a guest go on, and epochs be tried again. 0, or -ESTALE. */
+int guest_relieve(struct guest *g);
 bool guest_replaceable(const struct guest *g);
 enum mc_state guest_state(const struct guest *g);
 
@@ -161,8 +169,27 @@ void watch_look(struct guest *g);
 void watch_adopt(struct guest *g);
 /* Ends stage workers beyond the wanted number once their rings are empty. */
 void watch_retire(struct guest *g);
+/*
+ * Answers a call that waits, if one does: done, or (@error < 0) the error @kind with the sentence
+ * @text.
+ */
+void watch_answer(struct guest *g, sd_bus_message **call, sd_event_source **limit, int error,
+                  const char *kind, const char *text);
 void watch_finish_checkpoint(struct guest *g, int error, const char *text);
 void watch_finish_unprotect(struct guest *g, int error, const char *text);
+
+bool watch_asks(const struct guest *g);
+
+/*
+ * again.c: what ended with its QEMU, or for want of a standby, is begun again when there is one.
+ * again_look(): after a change of state.
+ */
+void again_look(struct guest *g);
+void again_stop(struct guest *g);
+/* What it was examined for still counts; @g may be NULL. */
+bool again_wanted(const struct guest *g);
+/* Begun by us, and not protecting yet: somebody who asks for it himself comes first. */
+bool again_gives_way(const struct guest *g);
 
 /* switchover.c: a planned one; answers @msg when it is over. */
 int switchover_begin(struct guest *g, sd_bus_message *msg, sd_bus_error *e);

@@ -8,18 +8,7 @@
 
 void switchover_finish(struct guest *g, int error, const char *text)
 {
-	sd_bus_message *m = g->switchover;
-
-	if (!m)
-		return;
-	g->switchover = NULL;
-	g->switchover_limit = sd_event_source_disable_unref(g->switchover_limit);
-	if (error < 0)
-		(void)sd_bus_reply_method_errorf(m, MC_ERROR("Failed"), "guest %s: %s", g->name,
-		                                 text);
-	else
-		(void)sd_bus_reply_method_return(m, NULL);
-	sd_bus_message_unref(m);
+	watch_answer(g, &g->switchover, &g->switchover_limit, error, MC_ERROR("Failed"), text);
 }
 
 /* Called off, unless the backup was told already. */

@@ -17,36 +17,41 @@ static struct mc_bell *bell_of(struct guest *g)
 	return &g->arena.proc[MC_ROLE_SUPERVISOR].bell;
 }
 
-void watch_finish_checkpoint(struct guest *g, int error, const char *text)
+void watch_answer(struct guest *g, sd_bus_message **call, sd_event_source **limit, int error,
+                  const char *kind, const char *text)
 {
-	sd_bus_message *m = g->checkpoint;
+	sd_bus_message *m = *call;
 
 	if (!m)
 		return;
-	g->checkpoint = NULL;
-	g->checkpoint_limit = sd_event_source_disable_unref(g->checkpoint_limit);
+	*call = NULL;
+	*limit = sd_event_source_disable_unref(*limit);
 	if (error < 0)
-		(void)sd_bus_reply_method_errorf(m, MC_ERROR("Failed"), "guest %s: %s", g->name,
-		                                 text);
+		(void)sd_bus_reply_method_errorf(m, kind, "guest %s: %s", g->name, text);
 	else
 		(void)sd_bus_reply_method_return(m, NULL);
 	sd_bus_message_unref(m);
 }
 
+void watch_finish_checkpoint(struct guest *g, int error, const char *text)
+{
+	watch_answer(g, &g->checkpoint, &g->checkpoint_limit, error, MC_ERROR("Failed"), text);
+}
+
 void watch_finish_unprotect(struct guest *g, int error, const char *text)
 {
-	sd_bus_message *m = g->unprotect;
+	watch_answer(g, &g->unprotect, &g->unprotect_limit, error, MC_ERROR("Refused"), text);
+}
 
-	if (!m)
-		return;
-	g->unprotect = NULL;
-	g->unprotect_limit = sd_event_source_disable_unref(g->unprotect_limit);
-	if (error < 0)
-		(void)sd_bus_reply_method_errorf(m, MC_ERROR("Refused"), "guest %s: %s", g->name,
-		                                 text);
-	else
-		(void)sd_bus_reply_method_return(m, NULL);
-	sd_bus_message_unref(m);
+/* A primary whose standby is gone keeps its transport: that one asks for a new one. */
+bool watch_asks(const struct guest *g)
+{
+	uint64_t word = atomic_load_explicit(&g->arena.control->state, memory_order_acquire);
+	enum mc_reason why = mc_state_reason(word);
+
+	return g->side == MC_SIDE_PRIMARY && mc_state_of(word) == MC_STATE_DEGRADED &&
+	       (why == MC_REASON_STANDBY_LOST || why == MC_REASON_RESOLVED ||
+	        why == MC_REASON_ARBITER);
 }
 
 /* Which processes have done their work once a final state is reached. */
@@ -63,7 +68,8 @@ static void settle(struct guest *g, enum mc_state s)
 	g->settled = true;
 	if (primary_over) {
 		child_quit(&g->child[MC_ROLE_CAPTURE]);
-		child_quit(&g->child[MC_ROLE_TRANSPORT]);
+		if (!watch_asks(g))
+			child_quit(&g->child[MC_ROLE_TRANSPORT]);
 		for (unsigned i = 0; i < MC_STAGES_MAX; i++)
 			child_quit(&g->child[mc_role_stage(i)]);
 	} else {
@@ -208,6 +214,7 @@ void watch_look(struct guest *g)
 	look_at_progress(g);
 	rehearse_look(g);
 	watch_retire(g);
+	again_look(g);
 }
 
 /* Announces sleep, then looks once more (bell.h). */

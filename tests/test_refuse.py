@@ -205,28 +205,6 @@ def test_two_supervisors():
         check(w.a.state() == "PROTECTED", f"state {w.a.state()}")
 
 
-def test_restarted_standby_does_not_resume():
-    """The same name with an empty RAM must not be taken for the old standby."""
-    with mctest.World() as w:
-        w.a.start()
-        w.b.start()
-        g = sc.boot(w.a)
-        s = sc.protect(w.a, w.b)
-        redis = mctest.Redis(w)
-        s.kill()
-        mctest.wait_for("primary notices", lambda: w.a.state() != "PROTECTED", 10, every=0.05)
-        check(w.a.state() in ("DEGRADED", "HELD"), f"state {w.a.state()}")
-        sc.standby(w.b, g)
-        time.sleep(1)
-        check(w.a.state() in ("DEGRADED", "HELD"), f"the empty standby was taken: {w.a.state()}")
-        if w.a.state() == "HELD":
-            w.a.mcctl("resolve", "vm", "promote")
-            w.a.wait_state("DEGRADED")
-        check(g.status() == "running", f"guest is {g.status()}")
-        sc.write_for(redis, 0.3)
-        check(redis.lost() == 0, "values lost")
-
-
 def test_foreign_pause_is_left_alone():
     """Somebody else's `stop` is not undone by us, and protection goes on after their `cont`."""
     with mctest.World() as w:

@@ -68,7 +68,8 @@ struct link {
 	void *ctx;
 	struct mc_wire_limits limits; /* of what the peer may send; the owner sets it */
 	struct mc_term term;          /* put into every header */
-	bool stalls; /* nothing is read, PINGs neither, while it waits for a slab */
+	uint64_t heard; /* ns: bytes last came in, of whatever message; 0: the link can't tell */
+	bool stalls;    /* nothing is read, PINGs neither, while it waits for a slab */
 	/* written by the link, for metrics */
 	uint64_t pinned;       /* bytes of memory registered with a device */
 	uint64_t copied;       /* bytes of slabs that this process copied to move them */

@@ -201,6 +201,28 @@ static void answer_hello(struct transport *t, struct link *l, bool resync)
 	(void)transport_send_hello(t, l, &hello);
 }
 
+/* A primary that lost its standby asks, every other second, for a new one: no word in our log. */
+static int answer_question(struct transport *t, struct link *l, const struct mc_hello *th)
+{
+	static struct mc_hello hello; /* as above */
+	enum mc_state s = transport_state(t);
+	char why[MC_WHY_MAX] = "no standby waits";
+
+	if (th->h.side != MC_SIDE_PRIMARY || strcmp(th->h.guest, t->a->config->guest) != 0)
+		return -EPROTO;
+	if (commit_word(t) & MC_COMMIT_TAKEN)
+		return tell_taken(t, l);
+	if (s == MC_STATE_WAITING && atomic_load(&t->a->control->standby_ready) &&
+	    !transport_compare(t, th, why, sizeof(why))) {
+		transport_fill_hello(t, &hello);
+		hello.h.resync = 1;
+		(void)transport_send_hello(t, l, &hello);
+	} else {
+		(void)transport_send_reason(l, MC_MSG_END, 0, MC_REASON_STANDBY_LOST, why);
+	}
+	return -ESHUTDOWN;
+}
+
 static int take_hello(struct transport *t, struct link *l, const struct mc_wire_header *h,
                       const void *payload)
 {
@@ -218,6 +240,10 @@ static int take_hello(struct transport *t, struct link *l, const struct mc_wire_
 		return refuse(t, l, MC_REASON_REFUSED, why);
 	if (hello.h.stream)
 		return streams_accept(t, l, h, &hello);
+	if (hello.h.ask) {
+		t->b.asked = true;
+		return answer_question(t, l, &hello);
+	}
 	r = check_hello(t, l, h, &hello);
 	if (r < 0)
 		return r;
@@ -348,6 +374,13 @@ static void on_slab_sent(void *ctx, struct link *l, uint64_t cookie)
 	(void)cookie;
 }
 
+/* END was followed; by one that may have died before it could say more than its state. */
+static bool ended(const struct transport *t)
+{
+	return atomic_load(&t->a->control->disarm_done) ||
+	       (transport_state(t) == MC_STATE_ENDED && commit_word(t) & MC_COMMIT_DISARMED);
+}
+
 /* Tells the primary what restore committed or refused. */
 static int send_answers(struct transport *t)
 {
@@ -372,7 +405,7 @@ static int send_answers(struct transport *t)
 		                            EBADMSG, "the epoch could not be verified");
 		did = 1;
 	}
-	if (t->link && atomic_load(&c->disarm_done) && !t->b.end_acked) {
+	if (t->link && ended(t) && !t->b.end_acked) {
 		t->b.end_acked = true;
 		(void)link_send(t->link, MC_MSG_END_ACK, 0, NULL, 0);
 		(void)mc_fault(MC_FAULT_RECEIVER_END_ACK);

@@ -26,7 +26,7 @@ bool primary_armed(const struct transport *t)
 	       atomic_load(&t->a->journal.shm->last_committed);
 }
 
-static int move(struct transport *t, enum mc_state from, enum mc_state to, enum mc_reason why)
+int primary_move(struct transport *t, enum mc_state from, enum mc_state to, enum mc_reason why)
 {
 	int r = mc_state_move(t->a->control, MC_SIDE_PRIMARY, MC_ROLE_TRANSPORT, from, to, why);
 
@@ -36,13 +36,13 @@ static int move(struct transport *t, enum mc_state from, enum mc_state to, enum 
 }
 
 /* From whichever of the running states. */
-static void move_any(struct transport *t, enum mc_state to, enum mc_reason why)
+void primary_move_any(struct transport *t, enum mc_state to, enum mc_reason why)
 {
 	static const enum mc_state from[] = {MC_STATE_SYNCING, MC_STATE_PROTECTED, MC_STATE_HELD,
 	                                     MC_STATE_DEGRADED};
 
 	for (size_t i = 0; i < MC_ARRAY_SIZE(from); i++)
-		if (move(t, from[i], to, why) == 0)
+		if (primary_move(t, from[i], to, why) == 0)
 			return;
 }
 
@@ -63,7 +63,7 @@ void primary_stop_syncing(struct transport *t, enum mc_reason why, const char *t
 {
 	mc_control_refuse(t->a->control, "%s", text);
 	mc_err("%s", text);
-	(void)move(t, MC_STATE_SYNCING, MC_STATE_STOPPED, why);
+	(void)primary_move(t, MC_STATE_SYNCING, MC_STATE_STOPPED, why);
 }
 
 static void on_closed(void *ctx, struct link *l, int error, const char *why)
@@ -109,7 +109,7 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 	retry_in(t, now - t->p.attempt_began < failure_ns(t) ? RETRY_FAST_US : RETRY_SLOW_US);
 }
 
-static void try_connect(struct transport *t)
+void primary_connect(struct transport *t)
 {
 	static struct mc_hello hello; /* 18 KiB: too large for the stack, one thread */
 	int r = connect_start(t);
@@ -132,6 +132,7 @@ static void try_connect(struct transport *t)
 	while (getrandom(&t->s.link_id, sizeof(t->s.link_id), 0) != sizeof(t->s.link_id))
 		;
 	hello.h.link_id = t->s.link_id;
+	hello.h.ask = ask_wanted(t);
 	(void)transport_send_hello(t, t->link, &hello);
 	(void)mc_fault(MC_FAULT_TRANSPORT_CONNECTED);
 }
@@ -142,12 +143,19 @@ static int on_retry(sd_event_source *s, uint64_t usec, void *userdata)
 
 	(void)s;
 	(void)usec;
+	/* A question that nobody answers is asked again. */
+	if (ask_wanted(t)) {
+		t->link = link_free(t->link);
+		primary_connect(t);
+		retry_in(t, ASK_US);
+		return 0;
+	}
 	if (t->link || finished(t))
 		return 0;
 	if (again_pending(t))
 		retry_in(t, RETRY_FAST_US);
 	else
-		try_connect(t);
+		primary_connect(t);
 	return 0;
 }
 
@@ -198,7 +206,7 @@ static int apply_acks(struct transport *t)
 	if (!did)
 		return 0;
 	if (mc_state_of(atomic_load(&c->state)) == MC_STATE_SYNCING)
-		(void)move(t, MC_STATE_SYNCING, MC_STATE_PROTECTED, MC_REASON_FIRST_COMMIT);
+		(void)primary_move(t, MC_STATE_SYNCING, MC_STATE_PROTECTED, MC_REASON_FIRST_COMMIT);
 	mc_arena_ring(t->a, MC_ROLE_CAPTURE);
 	mc_arena_ring(t->a, MC_ROLE_NETGATE);
 	mc_arena_ring(t->a, MC_ROLE_SUPERVISOR);
@@ -268,7 +276,7 @@ static void renew_lease(struct transport *t, uint64_t sent)
 	/* The answer was late, not lost: behind much data, or a busy host. */
 	if (lease > now && mc_state_of(state) == MC_STATE_HELD &&
 	    mc_state_reason(state) == MC_REASON_PEER_LOST)
-		(void)move(t, MC_STATE_HELD, MC_STATE_PROTECTED, MC_REASON_PEER_BACK);
+		(void)primary_move(t, MC_STATE_HELD, MC_STATE_PROTECTED, MC_REASON_PEER_BACK);
 }
 
 static void take_pong(struct transport *t, const struct mc_wire_ping *p)
@@ -289,7 +297,7 @@ static int taken_over(struct transport *t, uint64_t term)
 	       (unsigned long long)term);
 	mc_worker_event(t->w, "taken-over", 0, "the backup took over under term %llu",
 	                (unsigned long long)term);
-	move_any(t, MC_STATE_STOPPED, MC_REASON_TAKEN_OVER);
+	primary_move_any(t, MC_STATE_STOPPED, MC_REASON_TAKEN_OVER);
 	return -ESHUTDOWN;
 }
 
@@ -305,42 +313,7 @@ static int conflict(struct transport *t, uint64_t term)
 	mc_err("%s", text);
 	mc_worker_event(t->w, "conflict", 0, "%s", text);
 	atomic_store(&t->a->control->peer_taken, primary_armed(t));
-	move_any(t, MC_STATE_STOPPED, MC_REASON_CONFLICT);
-	return -ESHUTDOWN;
-}
-
-/* The end that was asked for, or that the guest brought about, and that the backup knows of. */
-static void end_as_wanted(struct transport *t)
-{
-	struct mc_control *c = t->a->control;
-	uint64_t end = atomic_load(&c->guest_end), want = atomic_load(&c->want_end);
-
-	if (end == MC_REASON_HOTPLUG || end == MC_REASON_OVERLOAD || end == MC_REASON_TRACKING ||
-	    (!end && want == MC_REASON_ERROR))
-		move_any(t, MC_STATE_DEGRADED, (enum mc_reason)(end ? end : want));
-	else
-		move_any(t, MC_STATE_ENDED, (enum mc_reason)(end ? end : want));
-	mc_arena_ring_all(t->a);
-}
-
-/* The standby that we filled is gone for certain: another one answers in its place. */
-static int standby_replaced(struct transport *t)
-{
-	struct mc_control *c = t->a->control;
-	uint64_t want = atomic_load(&c->want_end);
-
-	/* It ended because we said END, whose answer was lost with a transport. */
-	if (want && want != MC_REASON_FAILOVER && atomic_load(&c->capture_ready)) {
-		atomic_store(&c->end_acked, 1);
-		end_as_wanted(t);
-		return -ESHUTDOWN;
-	}
-	mc_err("the standby was replaced by a new one: the guest runs unprotected; protect it "
-	       "again");
-	mc_worker_event(t->w, "standby-lost", 0, "the standby was replaced by a new one");
-	atomic_store(&t->a->control->end_acked, 1);
-	move_any(t, primary_armed(t) ? MC_STATE_DEGRADED : MC_STATE_STOPPED,
-	         MC_REASON_STANDBY_LOST);
+	primary_move_any(t, MC_STATE_STOPPED, MC_REASON_CONFLICT);
 	return -ESHUTDOWN;
 }
 
@@ -366,10 +339,10 @@ static int accept_hello(struct transport *t, const struct mc_wire_header *h,
 		atomic_store(&c->peer_instance[0], th->h.instance[0]);
 		atomic_store(&c->peer_instance[1], th->h.instance[1]);
 	} else if (!same_instance(t, th->h.instance)) {
-		return standby_replaced(t);
+		return ending_standby_replaced(t);
 	} else if (th->h.resync && (t->p.sync_next || primary_armed(t))) {
 		/* It is sure of it: nothing was committed there, and nothing will be. */
-		return again_begin(t) ? -ESHUTDOWN : standby_replaced(t);
+		return again_begin(t) ? -ESHUTDOWN : ending_standby_replaced(t);
 	}
 	atomic_store(&c->peer_max_epoch, th->h.max_epoch);
 	t->link->limits.have_term = 1;
@@ -388,8 +361,9 @@ static int accept_hello(struct transport *t, const struct mc_wire_header *h,
 	(void)mc_fault(MC_FAULT_TRANSPORT_ACCEPTED);
 	if (th->h.last_committed && take_ack(t, th->h.last_committed) < 0)
 		return -EPROTO;
-	if (transport_state(t) == MC_STATE_HELD && !handover_stands(t))
-		(void)move(t, MC_STATE_HELD, MC_STATE_PROTECTED, MC_REASON_PEER_BACK);
+	/* A peer that is back is no reason to end a hold for overload. */
+	if (mc_state_reason(atomic_load(&c->state)) != MC_REASON_OVERLOAD && !handover_stands(t))
+		(void)primary_move(t, MC_STATE_HELD, MC_STATE_PROTECTED, MC_REASON_PEER_BACK);
 	return 0;
 }
 
@@ -401,53 +375,9 @@ static int take_hello(struct transport *t, const struct mc_wire_header *h, const
 
 	if (r < 0 || hello.h.side != MC_SIDE_BACKUP || mc_fault(MC_FAULT_TRANSPORT_HELLO) < 0)
 		return -EPROTO;
+	if (ask_wanted(t))
+		return ask_answered(t, &hello);
 	return accept_hello(t, h, &hello);
-}
-
-/* END before HELLO is a refusal; after it the backup gave up its standby. */
-static int take_end(struct transport *t, const struct mc_wire_header *h, const void *payload)
-{
-	char text[MC_WHY_MAX];
-	uint32_t reason;
-	int r = mc_wire_reason_parse(payload, h->length, &reason, text);
-
-	if (r < 0)
-		return r;
-	if (!t->up) {
-		if (!t->p.refused_logged)
-			mc_err("the backup %s refuses: %s", t->a->config->peer, text);
-		t->p.refused_logged = true;
-		if (transport_state(t) == MC_STATE_SYNCING && !primary_armed(t)) {
-			bool terms = reason == MC_REASON_CONFLICT;
-
-			mc_worker_event(t->w, terms ? "conflict" : "refused", 0, "%s", text);
-			primary_stop_syncing(t, terms ? MC_REASON_CONFLICT : MC_REASON_REFUSED,
-			                     text);
-		} else if (reason == MC_REASON_STANDBY_LOST) {
-			return standby_replaced(t);
-		}
-		return -ESHUTDOWN;
-	}
-	mc_warn("the backup ended the protection: %s", text);
-	mc_worker_event(t->w, "peer-ended", 0, "the backup ended the protection: %s", text);
-	atomic_store(&t->a->control->peer_end, reason);
-	atomic_store(&t->a->control->end_acked, 1);
-	(void)link_send(t->link, MC_MSG_END_ACK, 0, NULL, 0);
-	move_any(t, MC_STATE_DEGRADED, MC_REASON_STANDBY_LOST);
-	return 0;
-}
-
-static int take_end_ack(struct transport *t)
-{
-	struct mc_control *c = t->a->control;
-
-	/* It opens the gate for good: only as the answer to our END. */
-	if (!t->p.end_sent)
-		return -EPROTO;
-	atomic_store_explicit(&c->end_acked, 1, memory_order_release);
-	(void)mc_fault(MC_FAULT_TRANSPORT_END_ACK);
-	end_as_wanted(t);
-	return 0;
 }
 
 static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
@@ -461,7 +391,7 @@ static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
 	if (h->type == MC_MSG_HELLO)
 		return take_hello(t, h, payload);
 	if (h->type == MC_MSG_END)
-		return take_end(t, h, payload);
+		return ending_take_end(t, h, payload);
 	if (!t->up)
 		return -EPROTO;
 	switch (h->type) {
@@ -476,64 +406,10 @@ static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
 		take_pong(t, &ping);
 		return 0;
 	case MC_MSG_END_ACK:
-		return take_end_ack(t);
+		return ending_take_end_ack(t);
 	default:
 		return -EPROTO;
 	}
-}
-
-/* --- the end --------------------------------------------------------------------------- */
-
-static bool died(uint64_t reason)
-{
-	return reason == MC_REASON_GUEST_DIED || reason == MC_REASON_HOST_SIGNAL;
-}
-
-static int send_end(struct transport *t)
-{
-	struct mc_control *c = t->a->control;
-	uint64_t why = atomic_load_explicit(&c->guest_end, memory_order_acquire);
-
-	if (!why)
-		why = atomic_load(&c->want_end);
-	if (!why) {
-		t->p.end_sent = false;
-		return 0;
-	}
-	if (t->p.end_sent || !atomic_load(&c->capture_ready))
-		return 0;
-	if (!died(why) && collect_oldest(t, 0))
-		return 0;
-	if (why == MC_REASON_FAILOVER && !handover_may_send(t))
-		return 0;
-	t->p.end_sent = true;
-	(void)transport_send_reason(t->link, MC_MSG_END, 0, (uint32_t)why,
-	                            mc_reason_name((enum mc_reason)why));
-	(void)mc_fault(MC_FAULT_TRANSPORT_END);
-	if (died(why)) {
-		atomic_store(&c->peer_taken, primary_armed(t));
-		if (primary_armed(t))
-			move_any(t, MC_STATE_STOPPED, (enum mc_reason)why);
-		else
-			move_any(t, MC_STATE_ENDED, (enum mc_reason)why);
-	}
-	return 1;
-}
-
-/* Without a link an end can only come while nothing was armed. */
-static int end_unlinked(struct transport *t)
-{
-	struct mc_control *c = t->a->control;
-	uint64_t why = atomic_load(&c->guest_end);
-
-	if (!why)
-		why = atomic_load(&c->want_end);
-	if (!why || !atomic_load(&c->capture_ready) || primary_armed(t) ||
-	    transport_state(t) != MC_STATE_SYNCING)
-		return 0;
-	atomic_store(&c->end_acked, 1);
-	move_any(t, MC_STATE_ENDED, (enum mc_reason)why);
-	return 1;
 }
 
 int primary_work(struct transport *t)
@@ -544,13 +420,15 @@ int primary_work(struct transport *t)
 		r = apply_acks(t);
 	if (r)
 		return r;
+	if (ask_wanted(t))
+		return ask_step(t);
 	if (finished(t))
 		return 0;
 	if (!t->link) {
 		if (!t->p.attempt_began && !t->tls_bad && atomic_load(&t->a->control->attached) &&
 		    !again_pending(t))
-			try_connect(t);
-		return end_unlinked(t);
+			primary_connect(t);
+		return ending_unlinked(t);
 	}
 	link_resume(t->link);
 	if (!t->link || !t->up)
@@ -560,7 +438,7 @@ int primary_work(struct transport *t)
 	if (r == 0)
 		r = send_epochs(t);
 	if (r == 0 && t->link && t->up)
-		r = send_end(t);
+		r = ending_send(t);
 	return r;
 }
 

@@ -28,6 +28,16 @@ bool streams_any(const struct transport *t)
 	return false;
 }
 
+uint64_t streams_heard(const struct transport *t)
+{
+	uint64_t at = 0;
+
+	for (int i = 0; i < STREAMS_EXTRA; i++)
+		if (t->s.stream[i].l && t->s.stream[i].up)
+			at = mc_max_u64(at, t->s.stream[i].l->heard);
+	return at;
+}
+
 unsigned streams_count(const struct transport *t)
 {
 	unsigned n = 0;

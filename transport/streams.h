@@ -33,6 +33,7 @@ void streams_end(struct transport *t);
 void streams_reap(struct transport *t); /* outside of all callbacks of streams */
 unsigned streams_count(
         const struct transport *t); /* those that carry slabs, without the main link */
+uint64_t streams_heard(const struct transport *t); /* ns: bytes last came in on one of them */
 void streams_resume(struct transport *t);
 /* 0: the main link, 1..: the stream that @l is; -1: neither. */
 int streams_index(const struct transport *t, const struct link *l);

@@ -128,6 +128,7 @@ void tcp_receive(struct tcp *t)
 			                   : "peer closed the connection");
 			return;
 		}
+		t->l.heard = mc_now_ns();
 		t->have += (size_t)n;
 		if (!advance(t))
 			return;

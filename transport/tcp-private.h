@@ -6,7 +6,7 @@
 #include "backend.h"
 #include "tls.h"
 
-#define QUEUE_MAX  64 /* messages on their way out */
+#define QUEUE_MAX  64    /* messages on their way out */
 #define GATHER_MAX 65536 /* bytes that wait for link_flush() */
 #define BATCH_MAX  8     /* messages that leave in one system call */
 #define INLINE_MAX (MC_WIRE_HEADER + sizeof(struct mc_wire_reason) + MC_WHY_MAX)

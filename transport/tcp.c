@@ -13,7 +13,8 @@
 #include "../ipc/util.h"
 #include "tcp-private.h"
 
-#define SECURE_US 5000000 /* for everything before the link, with TLS */
+#define UNSENT_MAX (512 << 10)
+#define SECURE_US  5000000 /* for everything before the link, with TLS */
 
 static struct tcp *to_tcp(struct link *l)
 {
@@ -160,7 +161,20 @@ static void tcp_flush(struct link *l)
 		flush(t);
 }
 
-static int enqueue(struct tcp *t, struct outgoing *o)
+/* A sign of life doesn't wait for slabs: it is the next one after that which is being written. */
+static void hurry(struct tcp *t)
+{
+	for (unsigned i = t->count - 1; i > 1; i--) {
+		struct outgoing **a = &t->queue[(t->first + i) % QUEUE_MAX];
+		struct outgoing **b = &t->queue[(t->first + i - 1) % QUEUE_MAX];
+		struct outgoing *o = *a;
+
+		*a = *b;
+		*b = o;
+	}
+}
+
+static int enqueue(struct tcp *t, struct outgoing *o, bool urgent)
 {
 	if (t->dead || t->count == QUEUE_MAX) {
 		free_outgoing(o);
@@ -168,6 +182,8 @@ static int enqueue(struct tcp *t, struct outgoing *o)
 	}
 	t->queue[(t->first + t->count++) % QUEUE_MAX] = o;
 	t->gathered += size_of(o);
+	if (urgent)
+		hurry(t);
 	if (t->full || t->connecting || t->securing)
 		return 0;
 	if (!t->l.gather || t->gathered >= GATHER_MAX || t->count >= QUEUE_MAX / 2)
@@ -200,7 +216,7 @@ static int tcp_send(struct link *l, enum mc_msg type, uint64_t epoch, const void
 		memcpy(o->big, payload, len);
 		o->big_len = len;
 	}
-	return enqueue(to_tcp(l), o);
+	return enqueue(to_tcp(l), o, type == MC_MSG_PING || type == MC_MSG_PONG);
 }
 
 static int tcp_send_slab(struct link *l, uint64_t epoch, const struct mc_wire_slab *s,
@@ -220,7 +236,7 @@ static int tcp_send_slab(struct link *l, uint64_t epoch, const struct mc_wire_sl
 	o->slab = data;
 	o->slab_len = s->bytes;
 	o->cookie = cookie;
-	return enqueue(to_tcp(l), o);
+	return enqueue(to_tcp(l), o, false);
 }
 
 static bool tcp_has_room(const struct link *l)
@@ -360,7 +376,7 @@ int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct tls_cr
 	struct tcp *t = calloc(1, sizeof(*t));
 	struct sockaddr_storage a;
 	socklen_t len = sizeof(a);
-	int one = 1, r;
+	int one = 1, unsent = UNSENT_MAX, r;
 
 	if (!t)
 		return -ENOMEM;
@@ -374,6 +390,8 @@ int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct tls_cr
 	t->fd = fd;
 	t->connecting = getpeername(fd, (struct sockaddr *)&a, &len) < 0;
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	/* A PING waits behind what the kernel has taken: over a slow link that must not be much. */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
 	/* Whoever accepted it waited for a whole HELLO: a PING is shorter. */
 	(void)setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof(one));
 	r = sd_event_add_io(event, &t->io, fd, t->connecting ? EPOLLOUT : EPOLLIN, on_io, t);

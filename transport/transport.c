@@ -89,7 +89,8 @@ static int on_ping(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
-/* Primary: PINGs; backup: a look at what it waits for. The first PING goes out at once: it is what the first lease counts from. */
+/* Primary: PINGs; backup: a look at what it waits for. The first PING goes out at once: it is what
+ * the first lease counts from. */
 void transport_start_clock(struct transport *t)
 {
 	(void)sd_event_source_set_time_relative(t->ping, 0);
@@ -259,6 +260,19 @@ static void load_creds(struct transport *t)
 		primary_stop_syncing(t, MC_REASON_REFUSED, text);
 }
 
+/*
+ * A slab may take a slow link longer than failure_timeout: who sends it is alive as long as any of
+ * it comes in.  That only makes a takeover later, never earlier.
+ */
+static void note_life(struct transport *t)
+{
+	_Atomic uint64_t *last = &t->a->control->last_rx;
+	uint64_t heard = mc_max_u64(t->link->heard, streams_heard(t));
+
+	if (heard > atomic_load(last))
+		atomic_store_explicit(last, heard, memory_order_release);
+}
+
 static int transport_work(struct mc_worker *w, void *ctx)
 {
 	struct transport *t = ctx;
@@ -268,6 +282,8 @@ static int transport_work(struct mc_worker *w, void *ctx)
 	t->corpse = link_free(t->corpse);
 	streams_reap(t);
 	note_metrics(t);
+	if (t->side == MC_SIDE_BACKUP && t->link && t->up)
+		note_life(t);
 	r = t->side == MC_SIDE_PRIMARY ? primary_work(t) : backup_work(t);
 	if (r <= 0)
 		link_flush(t->link);

@@ -30,7 +30,8 @@ struct primary {
 	uint64_t acked;         /* newest epoch that the backup acknowledged */
 	uint64_t attempt_began; /* ns: since when the peer can't be reached; 0: it can */
 	bool end_sent, greeted, refused_logged;
-	unsigned copies; /* first copies that were begun again */
+	bool asks, two_told; /* ask.c: it began; that the peer runs the guest, too, was told */
+	unsigned copies;     /* first copies that were begun again */
 	sd_event_source *retry;
 	uint64_t tokens_at; /* max_bandwidth: ns until which the first copy has used its share */
 	sd_event_source *bandwidth;
@@ -158,7 +159,31 @@ int primary_work(struct transport *t);
 bool primary_armed(const struct transport *t);
 /* SYNCING -> STOPPED, with the sentence that says why. */
 void primary_stop_syncing(struct transport *t, enum mc_reason why, const char *text);
+/* Moves the state, rings all. 0; -ESTALE (not in @from). */
+int primary_move(struct transport *t, enum mc_state from, enum mc_state to, enum mc_reason why);
+/* From whichever of the running states. */
+void primary_move_any(struct transport *t, enum mc_state to, enum mc_reason why);
 extern const struct link_events primary_events;
+
+/* Begins a connection, or tries to later. */
+void primary_connect(struct transport *t);
+
+/* ask.c: a primary whose standby is gone for good asks for a new one. */
+#define ASK_US 2000000
+bool ask_wanted(const struct transport *t);
+int ask_step(struct transport *t);
+/* The answer; closes the link. */
+int ask_answered(struct transport *t, const struct mc_hello *theirs);
+
+/* ending.c: negative errno closes the link. */
+int ending_take_end(struct transport *t, const struct mc_wire_header *h, const void *payload);
+int ending_take_end_ack(struct transport *t);
+/* The standby that we filled is gone for certain: another one answers in its place. */
+int ending_standby_replaced(struct transport *t);
+/* END, once it is wanted and nothing is on its way. 1 sent. */
+int ending_send(struct transport *t);
+/* Without a link an end can only come while nothing was armed. 1: it came. */
+int ending_unlinked(struct transport *t);
 
 /* again.c: a first copy that broke off. True while capture hasn't begun it again. */
 bool again_pending(const struct transport *t);
