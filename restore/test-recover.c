@@ -22,11 +22,12 @@ static bool second_is_released(void *ctx)
 static void test_killed_while_applying(void **state)
 {
 	struct world *w = world_new(Q35);
-	unsigned hits = 0;
+	unsigned hits = 0, tries = 0;
 
 	(void)state;
 	arm(w);
-	for (int i = 0; i < 25; i++) {
+	/* Beside other load most kills come too late: as many tries as it takes. */
+	for (; tries < 25 || (hits < 3 && tries < 1000); tries++) {
 		uint64_t n = w->last + 1 + pick(w, 2);
 
 		send_epoch(w, n, w->last, 14);
@@ -40,7 +41,7 @@ static void test_killed_while_applying(void **state)
 		check_applied(w);
 		assert_int_equal(mc_journal_state(&w->tra.journal, n), MC_EPOCH_RELEASED);
 	}
-	assert_true(hits > 0);
+	assert_true(hits >= 3);
 	world_end(w);
 }
 

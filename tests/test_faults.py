@@ -50,6 +50,14 @@ def test_points():
         check(len(faults.deaths(b.b)) >= 1, "restore didn't die in the takeover")
 
 
+def test_points_alone():
+    """Deaths at the end and at the start, each in a protection of its own."""
+    with faults.programs():
+        for name in ("restore.end.state", "supervisor.term.stored"):
+            with mctest.World() as w:
+                faults.Bench(w, *faults.PATIENT, start=False).take_alone(faults.by_name(name), "crash")
+
+
 def test_points_are_listed():
     """Every point that the sources name is in the list of its process, and none twice."""
     names = [p.name for p in faults.points()]

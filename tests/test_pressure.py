@@ -14,6 +14,7 @@ from mctest import check
 MIB = 1 << 20
 # 20 MiB/s of pages that hardly compress; slabs small enough for a slow link.
 LOAD = "mc.redis=1 mc.memcheck=32:20 mc.counter=2000"
+FAST = LOAD.replace("32:20", "32:40")
 SMALL = ["--slab-size", "256K", "--max-memory", "64M", "--delta-cache", "4M", "--failure-timeout", 1000,
          "--restart-grace", 250]
 
@@ -139,7 +140,7 @@ def too_large(w, policy, *extra):
     sc.protect(w.a, w.b, *SMALL, "--on-overload", policy, *extra, standby_args=small)
     sc.epochs_go_on(w.a, 3)
     n = told(w, "larger than the backup can take")
-    w.a.mcctl("set", "vm", "interval=900")
+    w.a.mcctl("set", "vm", "interval=450")
     mctest.wait_for("an epoch that is too large", lambda: told(w, "larger than the backup can take") > n, 8, every=0.05)
 
 
@@ -168,7 +169,7 @@ def policy_hold(w, g):
     w.a.wait_state("HELD", timeout=5)
     reconnect(w, w.a)
     reconnect(w, w.b)
-    held(w, g, 1.5)
+    held(w, g, 0.7)
     r = w.a.mcctl("resolve", "vm", "promote", ok=False)
     check(r.returncode == 1 and "its backup answers" in r.stderr, f"promote beside an armed backup: {r.stderr}")
     w.a.mcctl("resume", "vm")
@@ -225,7 +226,7 @@ def test_too_large():
     with mctest.World() as w:
         w.a.start()
         w.b.start()
-        g = sc.boot(w.a, work=LOAD, mem=192)
+        g = sc.boot(w.a, work=FAST, mem=192)
         watch = mctest.CounterWatch(w)
         redis = None
         for policy in (policy_hold, policy_throttle, policy_unprotect):

@@ -321,17 +321,6 @@ def test_overload_hold():
         sc.epochs_go_on(w.a, 5)
 
 
-def test_overload_unprotect():
-    """With `unprotect` the backup is disarmed first, then the guest runs on unprotected."""
-    with mctest.World() as w:
-        w.a.start()
-        w.b.start()
-        g = overload(w, "unprotect")
-        w.a.wait_state("DEGRADED", timeout=10)
-        w.b.wait_state("ENDED", timeout=5)
-        mctest.wait_for("the guest to run", lambda: g.status() == "running", 2)
-
-
 def test_overload_throttle():
     """With `throttle`, the default, the interval grows, and epochs go on once they can."""
     with mctest.World() as w:

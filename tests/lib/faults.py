@@ -210,12 +210,18 @@ class Bench:
             elif point.when == "break":
                 arm(self.a, "transport", "transport.slab.sent")
         refused = self.refused()
+        # Without a link a transport that hangs is found after 1.5 s: the standby must wait for it.
+        patient = point.side == "backup" and point.when in ("link", "break") and action == "stall"
+        if patient:
+            self.b.mcctl("set", "vm", "restart-grace=1950")
         if point.role == "supervisor":
             self.take_supervisor(point, spec, trigger)
         else:
             self.hit(host, point.role, spec, action, trigger)
         if point.when == "large":
             self.a.mcctl("set", "vm", "interval=25")
+        if patient:
+            self.b.mcctl("set", "vm", "restart-grace=500")
         self.all_well(f"{point.name}:{action}")
         check(point.when == "nack" or action == "error" or self.refused() == refused,
               f"{point.name}:{action}: an epoch was refused")
@@ -279,6 +285,10 @@ class Bench:
         host.mcctl(*sc.protect_args(self.a, self.b, *self.extra), ok=False)
         host.supervisor.wait(timeout=10)
         host.start_supervisor()
+        # What was begun is adopted within a second; what wasn't is begun again.
+        end = time.monotonic() + 1
+        while host.mcctl("status", "vm", ok=False).returncode and time.monotonic() < end:
+            time.sleep(0.02)
         if host.mcctl("status", "vm", ok=False).returncode:
             host.mcctl(*sc.protect_args(self.a, self.b, *self.extra))
         host.wait_state("PROTECTED", timeout=60)
