@@ -39,7 +39,7 @@ struct relay {
 	struct gate_nic nic;
 	struct mc_nic spec;
 	struct mc_metrics_block *m;
-	sd_event_source *qemu_io, *world_io;
+	sd_event_source *qemu_io, *world_io, *room_io;
 	int qemu, world;
 	int to_qemu; /* connected while we may: its socket belongs to another user */
 	sd_event *event;
@@ -55,7 +55,9 @@ struct relay {
 	struct {
 		uint64_t epoch, in;
 	} mark[MARKS];
-	struct burst b; /* read */
+	struct burst b;             /* read */
+	uint8_t waiting[FRAME_MAX]; /* a frame for the guest that QEMU has no room for */
+	size_t waits;               /* its bytes; 0: none */
 	struct mmsghdr out_m[BURST];
 	struct iovec out_v[BURST];
 };
@@ -168,7 +170,8 @@ static bool reconnect_qemu(struct relay *r)
 	return e == 0;
 }
 
-static void send_in(struct relay *r, const void *frame, size_t len)
+/* A frame for the guest. False: QEMU takes no more at present. */
+static bool send_in(struct relay *r, const void *frame, size_t len)
 {
 	ssize_t n = -1;
 
@@ -177,8 +180,42 @@ static void send_in(struct relay *r, const void *frame, size_t len)
 		if (n < 0 && (errno == ENOTCONN || errno == ECONNREFUSED || errno == ECONNRESET) &&
 		    reconnect_qemu(r))
 			n = send(r->to_qemu, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n < 0 && errno == EAGAIN)
+			return false;
 	}
 	mc_metric_add(r->m, n < 0 ? MC_M_PURGED : MC_M_FRAMES_IN, 1);
+	return true;
+}
+
+/*
+ * QEMU's socket queues ten datagrams, and in a pause nobody reads them: what comes then waits where
+ * it is, in the tap's own queue, and the sender's TCP sees a delay instead of a loss.
+ */
+static void wait_for_room(struct relay *r, const uint8_t *frame, size_t len)
+{
+	memcpy(r->waiting, frame, len);
+	r->waits = len;
+	(void)sd_event_source_set_enabled(r->world_io, SD_EVENT_OFF);
+	(void)sd_event_source_set_enabled(r->room_io, SD_EVENT_ON);
+}
+
+static void room_again(struct relay *r)
+{
+	r->waits = 0;
+	(void)sd_event_source_set_enabled(r->room_io, SD_EVENT_OFF);
+	(void)sd_event_source_set_enabled(r->world_io, SD_EVENT_ON);
+}
+
+static int on_room(sd_event_source *s, int fd, uint32_t revents, void *userdata)
+{
+	struct relay *r = userdata;
+
+	(void)s;
+	(void)fd;
+	(void)revents;
+	if (!r->waits || send_in(r, r->waiting, r->waits))
+		room_again(r);
+	return 0;
 }
 
 static void keep(struct relay *r, const void *frame, size_t len)
@@ -298,8 +335,10 @@ static int on_world(sd_event_source *s, int fd, uint32_t revents, void *userdata
 		if (len <= 0)
 			break;
 		/* A standby that is fed while it waits would answer all of it when it starts. */
-		if (r->mode != GATE_SHUT)
-			send_in(r, buf, (size_t)len);
+		if (r->mode != GATE_SHUT && !send_in(r, buf, (size_t)len)) {
+			wait_for_room(r, buf, (size_t)len);
+			break;
+		}
 	}
 	return 0;
 }
@@ -318,6 +357,8 @@ static int relay_set_mode(struct gate_nic *n, enum gate_mode mode)
 		held_metrics(r, -1, -(int64_t)f.len);
 		queue_pop(&r->held);
 	}
+	if (mode == GATE_SHUT)
+		room_again(r);
 	read_at_once(r);
 	flush(r);
 	return 0;
@@ -363,6 +404,7 @@ static struct gate_nic *relay_close(struct gate_nic *n, bool undo)
 		return NULL;
 	sd_event_source_disable_unref(r->qemu_io);
 	sd_event_source_disable_unref(r->world_io);
+	sd_event_source_disable_unref(r->room_io);
 	sd_event_source_disable_unref(r->retry);
 	sd_event_source_disable_unref(r->read_again);
 	mc_closep(&r->qemu);
@@ -427,6 +469,10 @@ static int start_events(struct relay *r)
 
 	if (e >= 0)
 		e = sd_event_add_io(r->event, &r->world_io, r->world, EPOLLIN, on_world, r);
+	if (e >= 0)
+		e = sd_event_add_io(r->event, &r->room_io, r->to_qemu, EPOLLOUT, on_room, r);
+	if (e >= 0)
+		e = sd_event_source_set_enabled(r->room_io, SD_EVENT_OFF);
 	if (e >= 0)
 		e = sd_event_add_time_relative(r->event, &r->retry, CLOCK_MONOTONIC, 0,
 		                               RETRY_US / 4, on_retry, r);

@@ -344,6 +344,45 @@ static void test_slow_receiver(void **state)
 	world_end(w);
 }
 
+/* Frames for a guest that stands still wait until it takes them. */
+static void test_guest_stands_still(void **state)
+{
+	struct world *w = world_protected();
+	struct numbered f = {.number = 0};
+	struct sockaddr_un a;
+
+	(void)state;
+	guest_counts(w, 1); /* tells where it is */
+	barrier(w);
+	commit(w, w->epoch);
+	world_sees(w, 1, 1);
+	address(w, &a, "local", 1);
+	/* Until nobody has taken anything for a while. */
+	for (int idle = 0; idle < 20;) {
+		assert_true(f.number < 100000); /* somebody throws them away */
+		f.number++;
+		if (sendto(w->out[1], &f, sizeof(f), MSG_DONTWAIT, (struct sockaddr *)&a,
+		           sizeof(a)) == (ssize_t)sizeof(f)) {
+			idle = 0;
+			continue;
+		}
+		f.number--;
+		idle++;
+		usleep(10000);
+	}
+	assert_true(f.number > 20);
+	for (uint64_t i = 1; i <= f.number; i++) {
+		struct pollfd p = {.fd = w->qemu[1], .events = POLLIN};
+		struct numbered got;
+
+		assert_int_equal(poll(&p, 1, 5000), 1);
+		assert_int_equal(recv(w->qemu[1], &got, sizeof(got), 0), sizeof(got));
+		assert_int_equal(got.number, i);
+	}
+	assert_int_equal(mc_metric_get(&w->sup.metrics[MC_ROLE_NETGATE], MC_M_PURGED), 0);
+	world_end(w);
+}
+
 /* Two epochs in flight, the first aborted: its frames leave with the second. */
 static void test_aborted_epoch(void **state)
 {
@@ -581,6 +620,7 @@ int main(void)
 	        cmocka_unit_test(test_passes_before_it_is_armed),
 	        cmocka_unit_test(test_released_by_epoch),
 	        cmocka_unit_test(test_slow_receiver),
+	        cmocka_unit_test(test_guest_stands_still),
 	        cmocka_unit_test(test_aborted_epoch),
 	        cmocka_unit_test(test_lease),
 	        cmocka_unit_test(test_limit),
