@@ -223,8 +223,10 @@ static int take_ack(struct transport *t, uint64_t epoch)
 	if (mc_fault(MC_FAULT_TRANSPORT_ACK) < 0)
 		return -EIO;
 	/* An ACK on this very link answers the COMMIT that was sent on it. */
-	if (e && e->done && t->up)
+	if (e && e->done && t->up) {
 		renew_lease(t, e->ended);
+		transport_answered(t);
+	}
 	t->p.acked = mc_max_u64(t->p.acked, epoch);
 	(void)apply_acks(t);
 	return 0;

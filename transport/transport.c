@@ -11,6 +11,7 @@
 #include "../ipc/util.h"
 #include "tls.h"
 
+#define RTT_NS        MC_NS_PER_S /* the round trip is measured at least this often */
 #define TELL_AGAIN_NS (60 * MC_NS_PER_S)
 
 enum mc_state transport_state(const struct transport *t)
@@ -57,11 +58,17 @@ void transport_bury(struct transport *t, struct link *l)
 		t->b.pending = NULL;
 }
 
+/* us: a fifth of failure_timeout. */
+static uint64_t ping_period(const struct transport *t)
+{
+	return atomic_load(&t->a->config->failure_timeout_ms) * 200ULL;
+}
+
 static int on_ping(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	struct transport *t = userdata;
 	struct mc_wire_ping ping = {.stamp = mc_now_ns()};
-	uint64_t period = atomic_load(&t->a->config->failure_timeout_ms) * 200ULL;
+	uint64_t period = ping_period(t);
 	bool again = true;
 
 	(void)usec;
@@ -82,8 +89,10 @@ static int on_ping(sd_event_source *s, uint64_t usec, void *userdata)
 		return 0;
 	}
 	/* Its answer is what the primary knows of the backup: one question serves both. */
-	if (t->side == MC_SIDE_PRIMARY)
+	if (t->side == MC_SIDE_PRIMARY) {
+		t->p.pinged = ping.stamp;
 		(void)link_send(t->link, MC_MSG_PING, 0, &ping, sizeof(ping));
+	}
 	(void)sd_event_source_set_time_relative(s, period);
 	(void)sd_event_source_set_enabled(s, again ? SD_EVENT_ONESHOT : SD_EVENT_OFF);
 	return 0;
@@ -95,6 +104,12 @@ void transport_start_clock(struct transport *t)
 {
 	(void)sd_event_source_set_time_relative(t->ping, 0);
 	(void)sd_event_source_set_enabled(t->ping, SD_EVENT_ONESHOT);
+}
+
+void transport_answered(struct transport *t)
+{
+	if (mc_now_ns() - t->p.pinged < RTT_NS)
+		(void)sd_event_source_set_time_relative(t->ping, ping_period(t) * 3 / 2);
 }
 
 void transport_fill_hello(struct transport *t, struct mc_hello *h)

@@ -29,6 +29,7 @@ struct primary {
 	uint64_t window_size, sync_next;
 	uint64_t acked;         /* newest epoch that the backup acknowledged */
 	uint64_t attempt_began; /* ns: since when the peer can't be reached; 0: it can */
+	uint64_t pinged;        /* ns: the last PING */
 	bool end_sent, greeted, refused_logged;
 	bool asks, two_told; /* ask.c: it began; that the peer runs the guest, too, was told */
 	unsigned copies;     /* first copies that were begun again */
@@ -131,6 +132,8 @@ enum mc_state transport_state(const struct transport *t);
 void transport_note_security(struct transport *t, const struct link *l);
 void transport_set_link(struct transport *t, bool up);
 void transport_start_clock(struct transport *t);
+/* Primary: an epoch was answered, which says as much as a PONG: the next PING isn't due so soon. */
+void transport_answered(struct transport *t);
 void transport_bury(struct transport *t, struct link *l);
 void transport_fill_hello(struct transport *t, struct mc_hello *h);
 int transport_send_hello(struct transport *t, struct link *l, struct mc_hello *h);
