@@ -164,6 +164,32 @@ int mc_commit_reset(struct mc_control *c, uint64_t term)
 	return 0;
 }
 
+bool mc_control_passes(const struct mc_control *c, enum mc_side side)
+{
+	enum mc_state s = mc_state_of(atomic_load_explicit(&c->state, memory_order_acquire));
+	uint64_t armed = atomic_load_explicit(&c->armed_epoch, memory_order_acquire);
+
+	if (side == MC_SIDE_BACKUP)
+		return s == MC_STATE_ACTIVE && atomic_load(&c->commit) & MC_COMMIT_TAKEN;
+	switch (s) {
+	case MC_STATE_NONE:
+	case MC_STATE_SYNCING:
+		/* Shut by the barrier of the first epoch, before the guest goes on. */
+		return !armed || atomic_load(&c->barrier_req) < armed;
+	case MC_STATE_DEGRADED:
+		return true;
+	case MC_STATE_ENDED:
+		return atomic_load(&c->end_acked);
+	case MC_STATE_STOPPED:
+		/* Nothing was ever sent that could be taken over: the guest is as free as before.
+		 */
+		return !atomic_load(&c->peer_taken) &&
+		       (!atomic_load(&c->first_sent) || atomic_load(&c->end_acked));
+	default:
+		return false;
+	}
+}
+
 void mc_control_refuse(struct mc_control *c, const char *fmt, ...)
 {
 	va_list ap;

@@ -252,6 +252,12 @@ int mc_commit_disarm(struct mc_control *c);
 /* New first copy under @term: epoch 0, armed again. -EPERM (taken over, or armed with an epoch). */
 int mc_commit_reset(struct mc_control *c, uint64_t term);
 
+/*
+ * Does what the guest sends pass, all that was held first?  Side, state and commit word say so
+ * (docs/architecture.md, "Gate by state").
+ */
+bool mc_control_passes(const struct mc_control *c, enum mc_side side);
+
 /* Writes the sentence into refusal (always terminated). */
 void mc_control_refuse(struct mc_control *c, const char *fmt, ...)
         __attribute__((format(printf, 2, 3)));

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* `mc-netgate --inspect`: tries whether NICs can be held by the kernel's own gate. */
+/*
+ * `mc-netgate --inspect`: tries whether NICs can be held by the kernel's own gate.
+ * `mc-netgate --clear`: removes the gates of a guest that has no netgate any more.
+ * Both need no arena, and print an array of sentences about what can't be done.
+ */
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -29,41 +33,64 @@ static int parse_nic(const char *text, struct mc_nic *n)
 	return 0;
 }
 
-static int usage(void)
+struct order {
+	const char *guest;
+	struct mc_nic nic[MC_NICS_MAX];
+	unsigned n;
+	bool clear, passes, fenced;
+};
+
+static int parse(int argc, char **argv, struct order *o)
 {
-	fprintf(stderr, "usage: mc-netgate --inspect --guest NAME --nic IFNAME[,netns=NS]...\n");
-	return 2;
+	static const struct option options[] = {
+	        {"inspect", no_argument, NULL, 'i'},
+	        {"clear", no_argument, NULL, 'c'},
+	        {"guest", required_argument, NULL, 'g'},
+	        {"nic", required_argument, NULL, 'n'},
+	        {"passes", no_argument, NULL, 'p'},
+	        {"fenced", no_argument, NULL, 'f'},
+	        {NULL, 0, NULL, 0},
+	};
+	int ch;
+
+	while ((ch = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (ch == 'g')
+			o->guest = optarg;
+		else if (ch == 'c')
+			o->clear = true;
+		else if (ch == 'p')
+			o->passes = true;
+		else if (ch == 'f')
+			o->fenced = true;
+		else if (ch == 'n' &&
+		         (o->n == MC_NICS_MAX || parse_nic(optarg, &o->nic[o->n++]) < 0))
+			return -EINVAL;
+		else if (ch == '?')
+			return -EINVAL;
+	}
+	return optind == argc && o->n ? 0 : -EINVAL;
 }
 
 int netgate_inspect(int argc, char **argv)
 {
-	static const struct option options[] = {
-	        {"inspect", no_argument, NULL, 'i'},
-	        {"guest", required_argument, NULL, 'g'},
-	        {"nic", required_argument, NULL, 'n'},
-	        {NULL, 0, NULL, 0},
-	};
-	const char *guest = "";
-	struct mc_nic nic[MC_NICS_MAX];
-	unsigned n = 0;
+	struct order o = {.guest = ""};
 	json_t *refusals;
-	int ch, status;
+	int status;
 
-	while ((ch = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		if (ch == 'g')
-			guest = optarg;
-		else if (ch == 'n' && (n == MC_NICS_MAX || parse_nic(optarg, &nic[n++]) < 0))
-			return usage();
-		else if (ch == '?')
-			return usage();
+	if (parse(argc, argv, &o) < 0) {
+		fprintf(stderr,
+		        "usage: mc-netgate --inspect --guest NAME --nic IFNAME[,netns=NS]...\n"
+		        "       mc-netgate --clear --guest NAME [--passes] [--fenced] --nic ...\n");
+		return 2;
 	}
-	if (optind != argc || !n)
-		return usage();
 	refusals = json_array();
-	for (unsigned i = 0; i < n; i++) {
+	for (unsigned i = 0; i < o.n; i++) {
 		char why[512] = "";
+		int r = o.clear ? plug_clear(&o.nic[i], o.guest, o.passes, o.fenced, why,
+		                             sizeof(why))
+		                : plug_probe(&o.nic[i], o.guest, why, sizeof(why));
 
-		if (plug_probe(&nic[i], guest, why, sizeof(why)) < 0)
+		if (r < 0)
 			json_array_append_new(refusals, json_string(why));
 	}
 	status = json_array_size(refusals) > 0;

@@ -7,7 +7,7 @@ int main(int argc, char **argv)
 {
 	struct netgate g = {0};
 
-	if (argc > 1 && strcmp(argv[1], "--inspect") == 0)
+	if (argc > 1 && (!strcmp(argv[1], "--inspect") || !strcmp(argv[1], "--clear")))
 		return netgate_inspect(argc, argv);
 	return mc_worker_run(argc, argv, &netgate_ops, &g);
 }

@@ -18,32 +18,12 @@ static uint64_t load(const _Atomic uint64_t *w)
 enum gate_mode netgate_wanted_mode(const struct mc_control *c, enum mc_side side)
 {
 	enum mc_state s = mc_state_of(load(&c->state));
-	uint64_t armed = load(&c->armed_epoch);
 
-	if (side == MC_SIDE_BACKUP)
-		return s == MC_STATE_ACTIVE && load(&c->commit) & MC_COMMIT_TAKEN ? GATE_PASS
-		                                                                  : GATE_SHUT;
-	switch (s) {
-	case MC_STATE_NONE:
-	case MC_STATE_SYNCING:
-		/* Shut by the barrier of the first epoch, before the guest goes on. */
-		return armed && load(&c->barrier_req) >= armed ? GATE_HOLD : GATE_PASS;
-	case MC_STATE_PROTECTED:
-	case MC_STATE_HELD:
-		return GATE_HOLD;
-	case MC_STATE_DEGRADED:
+	if (mc_control_passes(c, side))
 		return GATE_PASS;
-	case MC_STATE_ENDED:
-		return load(&c->end_acked) ? GATE_PASS : GATE_HOLD;
-	case MC_STATE_STOPPED:
-		/* Nothing was ever sent that could be taken over: the guest is as free as before.
-		 */
-		return load(&c->peer_taken)                           ? GATE_SHUT
-		       : load(&c->first_sent) && !load(&c->end_acked) ? GATE_HOLD
-		                                                      : GATE_PASS;
-	default:
+	if (side == MC_SIDE_BACKUP || s == MC_STATE_TAKING_OVER || s == MC_STATE_ACTIVE)
 		return GATE_SHUT;
-	}
+	return s == MC_STATE_STOPPED && load(&c->peer_taken) ? GATE_SHUT : GATE_HOLD;
 }
 
 /* Calls @fn for every NIC, also after an error.  The first error, else the smallest answer. */

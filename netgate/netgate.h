@@ -30,7 +30,7 @@ enum gate_mode netgate_wanted_mode(const struct mc_control *c, enum mc_side side
 
 extern const struct mc_worker_ops netgate_ops;
 
-/* `mc-netgate --inspect`: can the NICs named be gated by a plug?  JSON; the exit status. */
+/* `mc-netgate --inspect` and `--clear` (inspect.c).  JSON; the exit status. */
 int netgate_inspect(int argc, char **argv);
 
 #endif

@@ -4,13 +4,16 @@
 #include <net/if_arp.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <linux/if_link.h>
 #include <netlink/route/link.h>
 #include <netlink/route/link/inet6.h>
 
+#include "../ipc/util.h"
 #include "nl.h"
 
+#define IFB_MODULE "/sys/module/ifb"
 #define IFB_TXQLEN 1000 /* packets between the plug and the tap; the default of 32 stalls it */
 
 static void put_text(char *to, size_t len, const char *from)
@@ -72,30 +75,6 @@ static int describe(struct nl *nl, int index, const char *alias)
 	return change(nl, index, to);
 }
 
-int nl_ifb_add(struct nl *nl, const char *name, const char *alias, int *ret)
-{
-	struct rtnl_link *l = rtnl_link_alloc();
-	struct nl_link_info info = {0};
-	int r = -NLE_NOMEM;
-
-	nl_begin(nl);
-	if (l) {
-		rtnl_link_set_name(l, name);
-		rtnl_link_set_txqlen(l, IFB_TXQLEN);
-		r = rtnl_link_set_type(l, "ifb");
-		if (r == 0)
-			r = rtnl_link_add(nl->sk, l, NLM_F_CREATE | NLM_F_EXCL);
-		rtnl_link_put(l);
-	}
-	r = nl_end(nl, r);
-	if (r == 0)
-		r = nl_link_get(nl, name, 0, &info);
-	if (r < 0)
-		return r;
-	*ret = info.index;
-	return describe(nl, info.index, alias);
-}
-
 int nl_link_set_up(struct nl *nl, int index, bool up)
 {
 	struct rtnl_link *to = rtnl_link_alloc();
@@ -120,4 +99,50 @@ int nl_link_del(struct nl *nl, int index)
 	}
 	r = nl_end(nl, r);
 	return r == -ENOENT ? -ENODEV : r;
+}
+
+/*
+ * The module, which the first of our ifbs loads, makes two of its own in the namespace of the host.
+ * Nobody asked for them.
+ */
+static void drop_defaults(void)
+{
+	static const char *const names[] = {"ifb0", "ifb1"};
+	struct nl_link_info l;
+	struct nl nl;
+
+	if (netlink_open(&nl, "", NULL) < 0)
+		return;
+	for (size_t i = 0; i < MC_ARRAY_SIZE(names); i++)
+		if (nl_link_get(&nl, names[i], 0, &l) == 0 && !strcmp(l.kind, "ifb") &&
+		    !(l.flags & IFF_UP))
+			(void)nl_link_del(&nl, l.index);
+	netlink_close(&nl);
+}
+
+int nl_ifb_add(struct nl *nl, const char *name, const char *alias, int *ret)
+{
+	struct rtnl_link *l = rtnl_link_alloc();
+	struct nl_link_info info = {0};
+	bool loads = access(IFB_MODULE, F_OK) < 0;
+	int r = -NLE_NOMEM;
+
+	nl_begin(nl);
+	if (l) {
+		rtnl_link_set_name(l, name);
+		rtnl_link_set_txqlen(l, IFB_TXQLEN);
+		r = rtnl_link_set_type(l, "ifb");
+		if (r == 0)
+			r = rtnl_link_add(nl->sk, l, NLM_F_CREATE | NLM_F_EXCL);
+		rtnl_link_put(l);
+	}
+	r = nl_end(nl, r);
+	if (r == 0 && loads)
+		drop_defaults();
+	if (r == 0)
+		r = nl_link_get(nl, name, 0, &info);
+	if (r < 0)
+		return r;
+	*ret = info.index;
+	return describe(nl, info.index, alias);
 }

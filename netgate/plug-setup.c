@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Making the plug, taking one over, removing it, trying whether it can be made. */
+/* Making the plug, taking one over, removing it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,121 +17,6 @@
 #define TICK_US     100000
 #define DRAIN_TRIES 250                 /* a millisecond each, at the end */
 #define FILTERS     (1U << 1 | 1U << 2) /* priorities that our redirection uses in turn */
-
-static int fail(char *why, size_t len, int r, const char *fmt, ...)
-        __attribute__((format(printf, 4, 5)));
-
-static int fail(char *why, size_t len, int r, const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(why, len, fmt, ap);
-	va_end(ap);
-	return r;
-}
-
-/* A step that the kernel refused, as a sentence with the remedy. */
-static int refused(char *why, size_t len, int r, const char *what, const char *needs)
-{
-	if (r == -EPERM || r == -EACCES)
-		return fail(why, len, r,
-		            "no permission to %s; mc-supervisor needs CAP_NET_ADMIN (and "
-		            "CAP_SYS_ADMIN to enter another network namespace)",
-		            what);
-	if (r == -ENOENT || r == -EOPNOTSUPP)
-		return fail(why, len, r,
-		            "can't %s: this kernel has no %s (modprobe it, or use a -netdev dgram "
-		            "with --relay, or --gate none)",
-		            what, needs);
-	return fail(why, len, r, "can't %s: %s", what, strerror(-r));
-}
-
-/* --- the tap ----------------------------------------------------------------------------- */
-
-static int open_netlink(struct nl *nl, const struct mc_nic *spec, struct mc_metrics_block *m,
-                        char *why, size_t len)
-{
-	int r = netlink_open(nl, spec->netns, m);
-
-	if (r < 0 && spec->netns[0])
-		return fail(why, len, r, "can't enter network namespace %s: %s%s", spec->netns,
-		            strerror(-r),
-		            r == -ENOENT ? "; ip netns list shows those that are there" : "");
-	return r < 0 ? fail(why, len, r, "can't talk to the kernel by netlink: %s", strerror(-r))
-	             : 0;
-}
-
-static int find_tap(struct nl *nl, const struct mc_nic *spec, int *ret, char *why, size_t len)
-{
-	const char *in = spec->netns[0] ? " in network namespace " : "";
-	struct nl_link_info l;
-	int r = nl_link_get(nl, spec->tap, 0, &l);
-
-	if (r == -ENODEV)
-		return fail(why, len, r,
-		            "there is no interface %s%s%s; ip link shows those that are "
-		            "there",
-		            spec->tap, in, spec->netns);
-	if (r < 0)
-		return fail(why, len, r, "interface %s: %s", spec->tap, strerror(-r));
-	if (strcmp(l.kind, "tun") != 0 || !l.ether)
-		return fail(why, len, -EINVAL,
-		            "interface %s is not a tap but of kind %s; name the tap that QEMU has "
-		            "open (-netdev tap,ifname=)",
-		            spec->tap, l.kind[0] ? (l.ether ? l.kind : "tun") : "hardware");
-	*ret = l.index;
-	return 0;
-}
-
-static void ifb_name_of(int tap, char *ret, size_t len)
-{
-	snprintf(ret, len, "mcg%d", tap);
-}
-
-/*
- * An ifb of that name: 1 ours, 0 there is none; -EEXIST with a sentence when it is somebody
- * else's.  One without alias is ours: half made by a netgate that was killed.
- */
-static int find_ifb(struct nl *nl, const char *name, const char *guest, int *ret, char *why,
-                    size_t len)
-{
-	static const char prefix[] = PLUG_ALIAS;
-	struct nl_link_info l;
-	int r = nl_link_get(nl, name, 0, &l);
-
-	if (r == -ENODEV)
-		return 0;
-	if (r < 0)
-		return fail(why, len, r, "interface %s: %s", name, strerror(-r));
-	if (strcmp(l.kind, "ifb") != 0 ||
-	    (l.alias[0] && strncmp(l.alias, prefix, strlen(prefix)) != 0))
-		return fail(why, len, -EEXIST,
-		            "interface %s is in the way: the gate needs that name; rename it (ip "
-		            "link set %s name ...)",
-		            name, name);
-	if (l.alias[0] && strcmp(l.alias + strlen(prefix), guest) != 0)
-		return fail(why, len, -EEXIST,
-		            "the interface is gated for guest %s already (%s); unprotect that one "
-		            "first",
-		            l.alias + strlen(prefix), name);
-	*ret = l.index;
-	return 1;
-}
-
-/* Nothing of others may sit where the redirection must. */
-static int check_hooks(struct nl *nl, const struct mc_nic *spec, int tap, char *why, size_t len)
-{
-	int r = nl_hooked(nl, tap);
-
-	if (r < 0)
-		return fail(why, len, r, "can't list qdiscs: %s", strerror(-r));
-	return r ? fail(why, len, -EBUSY,
-	                "interface %s has an ingress qdisc or redirection of others already; "
-	                "remove it first (tc qdisc del dev %s ingress, or clsact)",
-	                spec->tap, spec->tap)
-	         : 0;
-}
 
 /* --- making ------------------------------------------------------------------------------ */
 
@@ -157,7 +41,7 @@ static void no_ipv6(const struct plug *p)
 static int complete_ifb(struct plug *p, char *why, size_t len)
 {
 	char alias[128];
-	int r = find_ifb(&p->nl, p->ifb_name, p->env.guest, &p->ifb, why, len);
+	int r = plug_find_ifb(&p->nl, p->ifb_name, p->env.guest, &p->ifb, why, len);
 
 	if (r < 0)
 		return r;
@@ -165,7 +49,7 @@ static int complete_ifb(struct plug *p, char *why, size_t len)
 		snprintf(alias, sizeof(alias), PLUG_ALIAS "%s", p->env.guest);
 		r = nl_ifb_add(&p->nl, p->ifb_name, alias, &p->ifb);
 		if (r < 0)
-			return refused(why, len, r, "make an ifb interface", "ifb");
+			return plug_refused(why, len, r, "make an ifb interface", "ifb");
 		p->made_ifb = true;
 	}
 	no_ipv6(p);
@@ -194,7 +78,7 @@ static int complete_qdisc(struct plug *p, bool known, char *why, size_t len)
 	if (r == 0 && !(known && same_plug(p, &q)))
 		r = plug_fresh(p);
 	if (r < 0)
-		return refused(why, len, r, "make a plug qdisc", "sch_plug");
+		return plug_refused(why, len, r, "make a plug qdisc", "sch_plug");
 	return mc_fault(MC_FAULT_PLUG_QDISC);
 }
 
@@ -206,7 +90,7 @@ static int complete_redirect(struct plug *p, bool known, char *why, size_t len)
 	if (r == 0) {
 		r = nl_clsact_add(&p->nl, p->tap);
 		if (r < 0)
-			return refused(why, len, r, "make a clsact qdisc", "sch_ingress");
+			return plug_refused(why, len, r, "make a clsact qdisc", "sch_ingress");
 		p->made_clsact = true;
 	}
 	if (r >= 0)
@@ -228,8 +112,8 @@ static int complete_redirect(struct plug *p, bool known, char *why, size_t len)
 		if (r == 0 && both)
 			r = nl_redirect_del(&p->nl, p->tap, HOOK_FROM_GUEST, 3 - prio);
 	}
-	return r < 0 ? refused(why, len, r, "redirect what the guest sends",
-	                       "cls_u32 or act_mirred")
+	return r < 0 ? plug_refused(why, len, r, "redirect what the guest sends",
+	                            "cls_u32 or act_mirred")
 	             : 0;
 }
 
@@ -237,7 +121,8 @@ static int complete_inbound(struct plug *p, char *why, size_t len)
 {
 	int r = nl_redirect_add(&p->nl, p->tap, HOOK_TO_GUEST, 1, 0);
 
-	return r < 0 && r != -EEXIST ? refused(why, len, r, "drop what comes in", "act_gact") : 0;
+	return r < 0 && r != -EEXIST ? plug_refused(why, len, r, "drop what comes in", "act_gact")
+	                             : 0;
 }
 
 int plug_complete(struct plug *p, char *why, size_t len)
@@ -259,7 +144,8 @@ int plug_complete(struct plug *p, char *why, size_t len)
 	if (r == 0)
 		r = mc_fault(MC_FAULT_PLUG_UP);
 	if (r < 0)
-		return why[0] ? r : fail(why, len, r, "can't set up the plug: %s", strerror(-r));
+		return why[0] ? r
+		              : plug_fail(why, len, r, "can't set up the plug: %s", strerror(-r));
 	r = complete_redirect(p, known, why, len);
 	if (r == 0 && mode == GATE_SHUT)
 		r = complete_inbound(p, why, len);
@@ -326,14 +212,14 @@ static struct gate_nic *plug_free(struct plug *p)
 /* Finds what there is and makes the rest. */
 static int set_up(struct plug *p, char *why, size_t len)
 {
-	int ifb, r = find_tap(&p->nl, &p->spec, &p->tap, why, len);
+	int ifb, r = plug_find_tap(&p->nl, &p->spec, &p->tap, why, len);
 
 	if (r < 0)
 		return r;
-	ifb_name_of(p->tap, p->ifb_name, sizeof(p->ifb_name));
-	r = find_ifb(&p->nl, p->ifb_name, p->env.guest, &ifb, why, len);
+	plug_ifb_name(p->tap, p->ifb_name, sizeof(p->ifb_name));
+	r = plug_find_ifb(&p->nl, p->ifb_name, p->env.guest, &ifb, why, len);
 	if (r == 0)
-		r = check_hooks(&p->nl, &p->spec, p->tap, why, len);
+		r = plug_check_hooks(&p->nl, &p->spec, p->tap, why, len);
 	if (r < 0)
 		return r;
 	/* The first one in this arena: what is recorded is what will be so. */
@@ -341,8 +227,8 @@ static int set_up(struct plug *p, char *why, size_t len)
 		atomic_store(&p->r->mode, p->env.mode);
 	p->events = nl_event_open(p->spec.netns);
 	if (p->events < 0)
-		return fail(why, len, p->events, "can't listen to rtnetlink: %s",
-		            strerror(-p->events));
+		return plug_fail(why, len, p->events, "can't listen to rtnetlink: %s",
+		                 strerror(-p->events));
 	r = plug_complete(p, why, len);
 	if (r < 0)
 		undo_open(p);
@@ -363,7 +249,7 @@ int plug_open(struct gate_nic **ret, const struct mc_nic *spec, const struct gat
 	p->r = env->record;
 	p->limit = env->limit;
 	p->events = -1;
-	r = open_netlink(&p->nl, spec, env->m, why, why_len);
+	r = plug_open_netlink(&p->nl, spec, env->m, why, why_len);
 	if (r == 0)
 		r = set_up(p, why, why_len);
 	if (r == 0)
@@ -416,75 +302,66 @@ static void remove_all(struct plug *p)
 	atomic_store(&p->r->handle, 0);
 }
 
+/* A guest that must not speak has it open. True, with a sentence. */
+static bool must_stay(struct plug *p, char *why, size_t len)
+{
+	if (!p->env.fenced || plug_mode(p) == GATE_PASS || !tap_in_use(p))
+		return false;
+	(void)plug_fail(
+	        why, len, -EBUSY,
+	        "%s stays shut, since a QEMU that must not speak has it open; once that has "
+	        "ended: ip link del %s; tc qdisc del dev %s clsact",
+	        p->spec.tap, p->ifb_name, p->spec.tap);
+	return true;
+}
+
 struct gate_nic *plug_close(struct gate_nic *n, bool undo)
 {
 	struct plug *p = to_plug(n);
+	char why[256];
 
 	if (!p)
 		return NULL;
-	if (undo && p->env.fenced && plug_mode(p) != GATE_PASS && tap_in_use(p))
-		plug_report(
-		        p, "gate-kept",
-		        "%s stays shut, since a QEMU that must not speak has it open; once that "
-		        "has ended: ip link del %s; tc qdisc del dev %s clsact",
-		        p->spec.tap, p->ifb_name, p->spec.tap);
+	if (undo && must_stay(p, why, sizeof(why)))
+		plug_report(p, "gate-kept", "%s", why);
 	else if (undo)
 		remove_all(p);
 	return plug_free(p);
 }
 
-/* --- trying ------------------------------------------------------------------------------ */
-
-/* All that a gate consists of, on an ifb that redirects to itself. */
-static int try_parts(struct nl *nl, int ifb, char *why, size_t len)
+/* What a dead netgate left, with what is known without its record. */
+static int clear(struct plug *p, char *why, size_t len)
 {
-	int r = nl_plug_add(nl, ifb, 1, 65536, false);
-
-	if (r < 0)
-		return refused(why, len, r, "make a plug qdisc", "sch_plug");
-	r = nl_clsact_add(nl, ifb);
-	if (r < 0)
-		return refused(why, len, r, "make a clsact qdisc", "sch_ingress");
-	r = nl_redirect_add(nl, ifb, HOOK_FROM_GUEST, 1, ifb);
-	if (r < 0)
-		return refused(why, len, r, "redirect frames", "cls_u32 or act_mirred");
-	r = nl_redirect_add(nl, ifb, HOOK_TO_GUEST, 1, 0);
-	return r < 0 ? refused(why, len, r, "drop frames", "act_gact") : 0;
-}
-
-static int try_kernel(struct nl *nl, char *why, size_t len)
-{
-	char name[16];
-	int ifb = 0, r;
-
-	snprintf(name, sizeof(name), "mcp%d", (int)getpid());
-	r = nl_ifb_add(nl, name, PLUG_ALIAS "nobody", &ifb);
-	if (r < 0)
-		r = refused(why, len, r, "make an ifb interface", "ifb");
-	else
-		r = try_parts(nl, ifb, why, len);
-	if (ifb)
-		(void)nl_link_del(nl, ifb);
-	return r;
-}
-
-int plug_probe(const struct mc_nic *spec, const char *guest, char *why, size_t len)
-{
-	char name[16];
-	struct nl nl;
-	int tap, ifb, r = open_netlink(&nl, spec, NULL, why, len);
+	struct nl_qdisc_info q;
+	int r = plug_find_tap(&p->nl, &p->spec, &p->tap, why, len);
 
 	if (r < 0)
 		return r;
-	r = find_tap(&nl, spec, &tap, why, len);
-	if (r == 0) {
-		ifb_name_of(tap, name, sizeof(name));
-		r = find_ifb(&nl, name, guest, &ifb, why, len);
-	}
+	plug_ifb_name(p->tap, p->ifb_name, sizeof(p->ifb_name));
+	r = plug_find_ifb(&p->nl, p->ifb_name, p->env.guest, &p->ifb, why, len);
+	if (r <= 0)
+		return r;
+	if (must_stay(p, why, len))
+		return -EBUSY;
+	if (plug_mode(p) == GATE_PASS && nl_qdisc_root(&p->nl, p->ifb, &q) == 0 &&
+	    strcmp(q.kind, "plug") == 0)
+		(void)nl_plug_do(&p->nl, p->ifb, q.major, PLUG_RELEASE_INDEFINITE, p->limit);
+	remove_all(p);
+	return 0;
+}
+
+int plug_clear(const struct mc_nic *spec, const char *guest, bool passes, bool fenced, char *why,
+               size_t why_len)
+{
+	struct mc_gate_record record = {.mode = passes ? GATE_PASS : GATE_HOLD};
+	struct plug p = {.spec = *spec,
+	                 .env = {.guest = guest, .fenced = fenced},
+	                 .r = &record,
+	                 .limit = UINT32_MAX};
+	int r = plug_open_netlink(&p.nl, spec, NULL, why, why_len);
+
 	if (r == 0)
-		r = check_hooks(&nl, spec, tap, why, len);
-	if (r >= 0)
-		r = try_kernel(&nl, why, len);
-	netlink_close(&nl);
-	return r < 0 ? r : 0;
+		r = clear(&p, why, why_len);
+	netlink_close(&p.nl);
+	return r;
 }

@@ -55,6 +55,29 @@ struct gate_nic *plug_close(struct gate_nic *n, bool undo);
 /* Makes what is missing of ifb, plug and redirection. 0 or negative errno with a sentence. */
 int plug_complete(struct plug *p, char *why, size_t why_len);
 /*
+ * Removes a gate of guest @guest whose netgate isn't there any more, without an arena: @passes:
+ * what is held leaves first; @fenced as in gate_env.  0, also when there is none; -EBUSY with a
+ * sentence when it must stay; negative errno with a sentence.
+ */
+int plug_clear(const struct mc_nic *spec, const char *guest, bool passes, bool fenced, char *why,
+               size_t why_len);
+
+/* --- plug-find.c ------------------------------------------------------------------------- */
+
+/* Writes a sentence; returns @r. */
+int plug_fail(char *why, size_t len, int r, const char *fmt, ...)
+        __attribute__((format(printf, 4, 5)));
+/* A step that the kernel refused, as a sentence with the remedy. */
+int plug_refused(char *why, size_t len, int r, const char *what, const char *needs);
+/* Those that follow: 0 (find_ifb: 1 found) or negative errno with a sentence. */
+int plug_open_netlink(struct nl *nl, const struct mc_nic *spec, struct mc_metrics_block *m,
+                      char *why, size_t len);
+int plug_find_tap(struct nl *nl, const struct mc_nic *spec, int *ret, char *why, size_t len);
+void plug_ifb_name(int tap, char *ret, size_t len);
+int plug_find_ifb(struct nl *nl, const char *name, const char *guest, int *ret, char *why,
+                  size_t len);
+int plug_check_hooks(struct nl *nl, const struct mc_nic *spec, int tap, char *why, size_t len);
+/*
  * Can the kernel, and this interface, have such a gate?  Tries it on an ifb of its own that is
  * removed again; the interface isn't touched.  0 or negative errno with a sentence.
  */

@@ -23,6 +23,8 @@ static int method_restart(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 		return bus_error(e, r, "guest %s: %s", c->g->name, why);
 	if (c->given_up) {
 		c->given_up = false;
+		if (c->role == MC_ROLE_NETGATE)
+			c->g->gate_cleared = false;
 		memset(c->death, 0, sizeof(c->death));
 		if (child_spawn(c) < 0)
 			return bus_error(e, -EIO, "guest %s: mc-%s can't be started", c->g->name,

@@ -301,6 +301,8 @@ void guest_remove(struct guest *g)
 			child_kill_wait(&g->child[i]);
 	atomic_store(&g->arena.control->want_undo, 1);
 	child_kill_wait(&g->child[MC_ROLE_NETGATE]);
+	if (g->child[MC_ROLE_NETGATE].given_up && !g->gate_cleared)
+		gate_clear(g);
 	watch_stop(g);
 	unlink_guest(g);
 	bus_guest_added(g, false);

@@ -79,6 +79,8 @@ static void kill_hung(struct child *c, uint64_t still)
 static void look_at(struct child *c, uint64_t now, bool late)
 {
 	struct mc_arena *a = &c->g->arena;
+	/* In this order: the heartbeat is raised before an announcement ends. */
+	uint64_t busy = atomic_load_explicit(&a->proc[c->role].busy_until, memory_order_acquire);
 	uint64_t beat = atomic_load_explicit(&a->proc[c->role].heartbeat, memory_order_relaxed);
 	uint64_t since, limit;
 
@@ -90,7 +92,7 @@ static void look_at(struct child *c, uint64_t now, bool late)
 	}
 	if (c->hung || now - c->beat_seen < PERIOD_MS * MC_NS_PER_MS)
 		return;
-	since = mc_max_u64(c->beat_seen, atomic_load(&a->proc[c->role].busy_until));
+	since = mc_max_u64(c->beat_seen, busy);
 	limit = limit_of(c);
 	if (now > since + limit)
 		kill_hung(c, now - c->beat_seen);

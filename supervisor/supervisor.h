@@ -71,6 +71,7 @@ struct guest {
 	bool again_busy;            /* its QEMU is being examined for that */
 	uint64_t again_wait;        /* us until the next try */
 	sd_event_source *again;     /* that one; of the whole guest, unlike child.again */
+	bool gate_cleared;          /* gate_look() has removed it */
 	sd_bus_message *checkpoint; /* a caller waits for the next commit */
 	uint64_t checkpoint_after;
 	sd_bus_message *unprotect, *switchover, *rehearsal;
@@ -249,6 +250,13 @@ void fdstore_keep_port(const struct manager *m);
 /* listen.c: where primaries connect. */
 int listen_start(struct manager *m);
 void listen_stop(struct manager *m);
+
+/*
+ * gate-clear.c: removes what a netgate that was given up has left in the kernel; at once, and when
+ * the guest may speak.
+ */
+void gate_clear(struct guest *g);
+void gate_look(struct guest *g);
 
 /* inspect.c: examines a QEMU, or what a gate needs, in a child process. */
 enum inspection {

@@ -213,6 +213,7 @@ void watch_look(struct guest *g)
 	look_at_commits(g);
 	look_at_progress(g);
 	rehearse_look(g);
+	gate_look(g);
 	watch_retire(g);
 	again_look(g);
 }

@@ -70,6 +70,7 @@ def test_configured_guests():
         last = events(w.a)[-1]
         check(last["event"] == "state" and "ENDED" in last["text"], f"{last}")
         check(any(e["event"] == "unprotect" and e["by"] == "uid 0" for e in events(w.a)), "who unprotected it")
+        check(any(e["event"] == "gate" and "n0: relay, since" in e["text"] for e in events(w.a)), "why it has this gate")
 
 
 def monitoring(w):

@@ -14,12 +14,6 @@ def loose_guest_is_refused(w):
     w.qemu["a", "loose"].kill()
 
 
-def frames_go_on(w, host, n=10):
-    """The guest's frames come out of a host."""
-    first = w.seen(host)[0]
-    wait_for(f"frames of {host}", lambda: w.seen(host)[0] >= first + n, 30, every=0.1)
-
-
 def gate_holds(w, host):
     """While no epoch is taken nothing comes out, and what the limit has no room for is counted."""
     w.mcctl(host, "hold", "vm")
@@ -33,7 +27,7 @@ def gate_holds(w, host):
     wait_for("frames that the limit has no room for", lambda: w.metric(host, "netgate_gate_drops_total") > 0, 30)
     w.mcctl(host, "set", "vm", "gate-limit=125000000")
     w.mcctl(host, "resume", "vm")
-    frames_go_on(w, host)
+    w.frames_go_on(host)
 
 
 def test_pipeline():
@@ -41,12 +35,12 @@ def test_pipeline():
     with Hosts(gated=True) as w:
         w.guest("a")
         w.ready()
-        frames_go_on(w, "a", 3)
+        w.frames_go_on("a", 3)
         loose_guest_is_refused(w)
         w.protect("a", "b")
         s = w.status("a")
         check((s["Tracker"], s["Gate"]) == ("soft-dirty", "plug"), f"tracked by {s['Tracker']}, gate {s['Gate']}")
-        frames_go_on(w, "a")
+        w.frames_go_on("a")
         w.vm.sh("kill -9 $(pidof mc-capture)")
         w.epochs_go_on("a", 5)
         gate_holds(w, "a")
@@ -55,7 +49,7 @@ def test_pipeline():
 
         w.die("a")
         w.wait_status("b", State="ACTIVE")
-        frames_go_on(w, "b")
+        w.frames_go_on("b")
         a, b = w.seen("a"), w.seen("b")
         check(a[3] == 0 and b[3] == 0, f"generations went back: {a}, {b}")
         check(b[1] > a[2], f"generation {a[2]} came out of a, but b went on from an epoch before {b[1]}")
@@ -65,10 +59,10 @@ def test_pipeline():
         w.start("a")
         w.ready()
         w.protect("b", "a")
-        frames_go_on(w, "b")
+        w.frames_go_on("b")
         w.mcctl("b", "unprotect", "vm")
         w.mcctl("a", "unprotect", "vm")
         for h in "ba":
             w.network_is_as_before(h)
-        frames_go_on(w, "b")
+        w.frames_go_on("b")
         w.memory_is_good("b")

@@ -57,7 +57,7 @@ class Hosts:
         self.vm.spawn("dbus-daemon", f"--config-file=/run/{h}/bus.conf", "--nofork")
         self.vm.spawn("sh", "-c", f"until [ -S /run/{h}/bus ]; do sleep 0.02; done; exec mc-supervisor "
                       f"--bus=unix:path=/run/{h}/bus --runtime-dir /run/{h}/run --state-dir /run/{h}/state "
-                      f"--listen 127.0.0.1:{PORT[h]} >>/run/{h}/log 2>&1")
+                      f"--user nobody --listen 127.0.0.1:{PORT[h]} >>/run/{h}/log 2>&1")
 
     def inside(self, host):
         """The words that run a command in a host's network."""
@@ -106,6 +106,13 @@ class Hosts:
         self.vm.run(*self.inside(host), "sh", "-euc", f"until grep -q '00010000 .*/run/{host}/{name}.qmp' /proc/net/unix; do sleep 0.02; done", timeout=60)
         self.qemu[host, name] = job
         return job
+
+    def pid(self, host, name):
+        """The process of that name on a host."""
+        found = self.vm.run("sh", "-c", 'grep -ls "^$1" $(grep -ls "/run/$2/" /proc/[0-9]*/cmdline | sed s/cmdline/comm/) | '
+                            "cut -d/ -f3", "sh", name[:15], host).out.split()
+        check(len(found) == 1, f"{name} of {host}: {found}")
+        return int(found[0])
 
     def mcctl(self, host, *args, ok=True):
         return self.vm.run("mcctl", f"--bus=unix:path=/run/{host}/bus", *args, ok=ok, timeout=60)
@@ -156,6 +163,11 @@ class Hosts:
     def seen(self, host):
         """(number of frames, first generation, last, how often it went back) that came out of a host's tap."""
         return struct.unpack("<4I", self.vm.get(f"/run/frames.{host}"))
+
+    def frames_go_on(self, host, n=10):
+        """The guest's frames come out of a host."""
+        first = self.seen(host)[0]
+        wait_for(f"frames of {host}", lambda: self.seen(host)[0] >= first + n, 30, every=0.1)
 
     def network_is_as_before(self, host):
         """The host's network is what it was before it had its first gate."""
