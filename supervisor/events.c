@@ -46,7 +46,7 @@ static void append(struct guest *g, const char *line)
 /* What an operator must act on, or look for later: ids of the journal's catalog. */
 static const struct {
 	const char *event, *word; /* event's name, and a word of its text or NULL */
-	const char *id;
+	const char *id;           /* NULL: none, but more than a note */
 	int level;
 } messages[] = {
         {"state", "-> PROTECTED", MC_MESSAGE_PROTECTED, LOG_NOTICE},
@@ -56,6 +56,9 @@ static const struct {
         {"state", "-> ACTIVE", MC_MESSAGE_ACTIVE, LOG_CRIT},
         {"given-up", NULL, MC_MESSAGE_GIVEN_UP, LOG_CRIT},
         {"process-died", NULL, MC_MESSAGE_PROCESS_DIED, LOG_WARNING},
+        {"gate-leak", NULL, NULL, LOG_CRIT},
+        {"gate-damaged", NULL, NULL, LOG_ERR},
+        {"gate-kept", NULL, NULL, LOG_WARNING},
 };
 
 static void log_event(const struct guest *g, const char *id, const char *by, uint64_t epoch,
