@@ -22,8 +22,7 @@ def softdirty():
         w.ready()
         bare = run_json(w.vm, "bench-peer", "bare", "/run/a/vm.qmp", 60, 50)
         w.protect("a", "b")
-        arena = w.vm.sh("for f in /proc/$(pidof -s mc-capture)/fd/*; do readlink $f; done | "
-                        "grep '^/dev/shm/' | grep -v '/a-vm$' | head -1").out.strip()
+        arena = f"/proc/{w.pid('a', 'mc-capture')}/fd/3"
         epochs = run_json(w.vm, "bench-watch", arena, 15)["epochs"]
     pauses = m.pauses(epochs)
     scans = [e["phase"]["log_dirty_time"] / 1e6 for e in epochs]

@@ -28,8 +28,7 @@ def refusals(w):
         w.vm.sh(before)
         state = w.network("a")
         nic = ["--nic", "tap9"] if words == ["tap9"] else []
-        for word in words:
-            wait_for(f"refusal: {word}", lambda a=[*protect, *nic], s=word: w.refused("a", a, s), 60)
+        wait_for(f"refusal: {words}", lambda a=[*protect, *nic], s=words: w.refused("a", a, *s), 60)
         check(w.network("a") == state, f"refused, but changed: {state}\n--- now\n{w.network('a')}")
         w.vm.sh(after)
 

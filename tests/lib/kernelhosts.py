@@ -130,11 +130,12 @@ class Hosts:
         """QEMU did not answer in time."""
         return "can't connect" in r.err or "can't be examined" in r.err
 
-    def refused(self, host, args, word):
-        """mcctl refuses with this word; False while QEMU is busy."""
+    def refused(self, host, args, *words):
+        """mcctl refuses with these words; False while QEMU is busy."""
         r = self.mcctl(host, *args, ok=False)
-        check(r.status == 1 and (word in r.err or self.busy(r)), f"mcctl {args} on {host}: {vars(r)}")
-        return word in r.err
+        said = all(w in r.err for w in words)
+        check(r.status == 1 and (said or self.busy(r)), f"mcctl {args} on {host}: {vars(r)}")
+        return said
 
     def status(self, host):
         return json.loads(self.mcctl(host, "status", "vm", "--json").out)
