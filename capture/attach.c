@@ -120,9 +120,7 @@ static int map_ram(struct capture *c)
 	return 0;
 }
 
-/* Option rdma-copy: without a device, or where a page may be taken from under it, memcpy does it.
- */
-static void set_up_rdma(struct capture *c)
+void capture_set_up_rdma(struct capture *c)
 {
 	const struct mc_config *cfg = c->a->config;
 	const char *why = NULL;
@@ -265,8 +263,6 @@ int capture_attach(struct capture *c)
 		r = check_guest(c);
 	if (r == 0)
 		r = map_ram(c);
-	if (r == 0)
-		set_up_rdma(c);
 	(void)mc_fault(MC_FAULT_CAPTURE_MAPPED);
 	if (r == 0)
 		r = publish(c);

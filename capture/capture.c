@@ -154,12 +154,14 @@ static int attach(struct capture *c)
 
 	mc_worker_busy(c->w, ATTACH_NS);
 	r = capture_attach(c);
-	mc_worker_busy(c->w, 0);
 	/*
 	 * Attached or not, what others can write to is touched only after this.  To let QEMU go it
 	 * traces it once more, by files of /proc that belong to QEMU's user.
 	 */
 	e = mc_worker_confine(c->w, 1ULL << CAP_SYS_PTRACE | 1ULL << CAP_DAC_READ_SEARCH, 0);
+	if (r == 0 && e == 0)
+		capture_set_up_rdma(c);
+	mc_worker_busy(c->w, 0);
 	if (e < 0)
 		return e;
 	if (r < 0)

@@ -133,6 +133,12 @@ void capture_arm_timer(struct capture *c, uint64_t at_ns);
 
 /* attach.c: QMP, tracking, mappings, control block. 0 or negative errno (logged, refusal set). */
 int capture_attach(struct capture *c);
+/*
+ * Option rdma-copy: without a device, or where a page may be taken from under it, memcpy does it.
+ * Not before the process is confined: the kernel takes no request for a device from one whose
+ * credentials changed since it opened it.
+ */
+void capture_set_up_rdma(struct capture *c);
 /* Starts a guard. 0 or negative errno. */
 int capture_guard(struct capture *c);
 void capture_detach(struct capture *c, bool release_guest);
