@@ -25,7 +25,7 @@
 #include "wire.h"
 
 #define MC_RDMA_MAGIC    0x4452434dU /* "MCRD" */
-#define MC_RDMA_VERSION  1
+#define MC_RDMA_VERSION  1U
 #define MC_RDMA_RECVS    32
 #define MC_RDMA_RESERVED 2
 #define MC_RDMA_SLOTS    16
