@@ -87,6 +87,7 @@ $(UNIT): $(B)/%: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA
 	$(CC) $(ALLLD) $($(@F)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a -lcmocka $($(call dirof,$@)_LIBS) $(LIBS)
 
 test-rdma_LD := $(foreach f,$(shell sed -n 's/^WRAP.[^,]*, \([a-z_]*\),.*/\1/p' transport/test-rdma-fake.h),-Wl,--wrap=verbs_$f)
+test-rdma-slabs_LD := $(test-rdma_LD)
 test-verbs_LD := $(foreach f,$(shell sed -n 's/^WRAP.[^,]*, \([a-z_0-9]*\),.*/\1/p' verbs/test-verbs.c),-Wl,--wrap=$f)
 fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send
 $(REPLAY): $(B)/%: $(B)/%.o $(B)/ipc/fuzz-main.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
