@@ -106,6 +106,25 @@ static uint32_t needed(const struct transport *t)
 	return t->b.current && t->b.base == committed(t) ? t->b.slabs - t->b.next_seq : 0;
 }
 
+/*
+ * The link has no empty slab and gets none.  One that stalls asks for it when a slab is there; one
+ * that lends ahead reads on, and misses it only where restore waits for what can't come: without
+ * memory (@dry) for the rest of the epoch that it decodes next, or for the first copy.
+ */
+static void note_starvation(struct transport *t, bool dry)
+{
+	bool missed = dry && (needed(t) || transport_state(t) == MC_STATE_SYNCING);
+
+	if (t->b.lent)
+		return;
+	if (!t->link->stalls && !missed) {
+		t->b.starved = 0;
+	} else if (!t->b.starved) {
+		t->b.starved = mc_now_ns();
+		transport_start_clock(t);
+	}
+}
+
 uint64_t receive_lend(struct transport *t, unsigned stream, void **data)
 {
 	const struct mc_pool *p = &t->a->slabs;
@@ -113,6 +132,7 @@ uint64_t receive_lend(struct transport *t, unsigned stream, void **data)
 	bool sync = transport_state(t) == MC_STATE_SYNCING;
 	uint32_t ahead = sync ? AHEAD_SYNC : AHEAD;
 	uint64_t most = sync ? mc_min_u64(p->max / 2, SYNC_HELD) : p->max / 2;
+	bool enough;
 	mc_handle h;
 
 	if (order_ahead(t, stream))
@@ -125,12 +145,9 @@ uint64_t receive_lend(struct transport *t, unsigned stream, void **data)
 	 * in order: what is lent already goes to that epoch first.  The first copy needs no more
 	 * than keeps restore busy: slabs that were used just now are mapped, and in the cache.
 	 */
-	if ((t->b.lent >= needed(t) && (used >= most || t->b.lent >= ahead)) ||
-	    mc_pool_alloc(&t->a->slabs, 0, false, &h) < 0) {
-		if (!t->b.lent && !t->b.starved) {
-			t->b.starved = mc_now_ns();
-			transport_start_clock(t);
-		}
+	enough = t->b.lent >= needed(t) && (used >= most || t->b.lent >= ahead);
+	if (enough || mc_pool_alloc(&t->a->slabs, 0, false, &h) < 0) {
+		note_starvation(t, !enough);
 		return MC_HANDLE_NONE;
 	}
 	t->b.starved = 0;
@@ -141,19 +158,20 @@ uint64_t receive_lend(struct transport *t, unsigned stream, void **data)
 }
 
 /*
- * Without memory for what comes next nothing is read any more, PINGs neither: the silence is
- * ours, not the primary's.  That may last for failure_timeout; then the epoch is given up,
+ * Without memory for what comes next a TCP link reads nothing any more, PINGs neither: the silence
+ * is ours, not the primary's.  That may last for failure_timeout; then the epoch is given up,
  * which gives back what is here of it; should even that not be enough, the link is closed, so
- * that a primary that died meanwhile is found out.
+ * that a primary that died meanwhile is found out, and one that waits begins anew.
  */
 void receive_look_at_starvation(struct transport *t)
 {
 	uint64_t limit = atomic_load(&t->a->config->failure_timeout_ms) * MC_NS_PER_MS;
 	uint64_t now = mc_now_ns(), epoch = t->b.current;
 
-	if (!t->b.starved || !t->link->stalls)
+	if (!t->b.starved)
 		return;
-	atomic_store_explicit(&t->a->control->last_rx, now, memory_order_release);
+	if (t->link->stalls)
+		atomic_store_explicit(&t->a->control->last_rx, now, memory_order_release);
 	if (now - t->b.starved > 2 * limit || (now - t->b.starved > limit && !epoch)) {
 		t->b.starved = 0;
 		t->b.starved_told = false;
