@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* From a request to a guest entry: checks, examination of the QEMU, start. */
+#include <dirent.h>
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -170,6 +171,28 @@ static void inspected_standby(struct manager *m, struct request *rq, int status,
 	inspected(m, rq, false, text);
 }
 
+/* Better refused now than after a first contact that can't be made; a standby takes TCP as well. */
+static int check_rdma(const struct request *rq, bool primary, char *why, size_t why_len)
+{
+	struct dirent *e = NULL;
+	DIR *dir;
+
+	if (!primary || strcmp(rq->cfg.transport, "rdma") != 0)
+		return 0;
+	dir = opendir("/sys/class/infiniband");
+	while (dir && (e = readdir(dir)) && e->d_name[0] == '.')
+		;
+	if (dir)
+		closedir(dir);
+	if (e)
+		return 0;
+	snprintf(why, why_len,
+	         "transport rdma: this host has no RDMA device (/sys/class/infiniband is empty); "
+	         "load its driver and rdma_ucm, or use transport tcp, or auto, which goes over to "
+	         "TCP by itself");
+	return -EPERM;
+}
+
 int start_check(struct manager *m, const struct request *rq, bool primary, char *why,
                 size_t why_len)
 {
@@ -179,6 +202,8 @@ int start_check(struct manager *m, const struct request *rq, bool primary, char 
 
 	if (r == 0)
 		r = place_check(&rq->cfg, text, sizeof(text));
+	if (r == 0)
+		r = check_rdma(rq, primary, text, sizeof(text));
 	if (r < 0) {
 		snprintf(why, why_len, "guest %s: %s", rq->cfg.guest, text);
 		return r;
