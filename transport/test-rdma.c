@@ -219,6 +219,42 @@ static void test_device_events(void **state)
 	bench_end(b);
 }
 
+/* The device goes while slabs are on their way, and queued: said once, all slabs come back once. */
+static void test_device_lost_under_load(void **state)
+{
+	(void)state;
+	for (int how = 0; how < 3; how++) {
+		struct bench *b = bench_new();
+
+		arrived = 0;
+		primary_up(b);
+		deliver_credits(b, 2, 0);
+		for (unsigned i = 0; i < 4; i++)
+			send_slab(b, i, UNIT);
+		run(b);
+		assert_int_equal(b->s.closed, 0);
+		fake.async = (struct verbs_async){.error = how ? -EIO : -ENODEV,
+		                                  .qp = how ? &fake.qp : NULL,
+		                                  .text = "fatal"};
+		fake.have_async = how < 2;
+		if (how < 2)
+			wake(fake.async_fd);
+		else
+			put_event(RDMA_CM_EVENT_DEVICE_REMOVAL, -ENODEV);
+		run(b);
+		put_wc(WR_WRITE, IBV_WC_WR_FLUSH_ERR, 0);
+		put_wc(WR_RECV | 1, IBV_WC_WR_FLUSH_ERR, 0);
+		run(b);
+		assert_int_equal(b->s.closed, 1);
+		assert_int_equal(b->s.error, how == 1 ? -EIO : -ENODEV);
+		assert_false(b->l->try_other); /* it was possible until now */
+		assert_int_equal(b->s.sent, 0);
+		b->l = link_free(b->l);
+		assert_int_equal(b->s.sent, 4);
+		bench_end(b);
+	}
+}
+
 /* --- the end --------------------------------------------------------------------------- */
 
 /* A refusal is said before the link is closed: it must still get out. */
@@ -267,6 +303,7 @@ int main(void)
 	        cmocka_unit_test_setup(test_completions_fail, setup),
 	        cmocka_unit_test_setup(test_posting_fails, setup),
 	        cmocka_unit_test_setup(test_device_events, setup),
+	        cmocka_unit_test_setup(test_device_lost_under_load, setup),
 	        cmocka_unit_test_setup(test_last_words, setup),
 	        cmocka_unit_test_setup(test_lingers_no_longer, setup),
 	};
