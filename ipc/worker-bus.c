@@ -16,6 +16,13 @@
 
 #define RETRY_US    100000
 #define REGISTER_US 2000000
+#define HELD_EVENTS 8
+
+/* An event that waits for a supervisor: of the start, or while there is none. */
+struct held_event {
+	char id[32], text[512];
+	uint64_t epoch;
+};
 
 struct mc_worker_bus {
 	struct mc_worker *w;
@@ -24,6 +31,8 @@ struct mc_worker_bus {
 	sd_event_source *retry;
 	sd_bus_slot *call;
 	bool registered;
+	struct held_event held[HELD_EVENTS];
+	unsigned nheld;
 };
 
 uint64_t mc_pid_start_time(int pid)
@@ -136,6 +145,12 @@ static int on_disconnected(sd_bus_message *m, void *userdata, sd_bus_error *e)
 	return 0;
 }
 
+static void emit(struct mc_worker_bus *b, const struct held_event *e)
+{
+	(void)sd_bus_emit_signal(b->bus, MC_WORKER_PATH, MC_WORKER_IFACE, "Event", "sst", e->id,
+	                         e->text, e->epoch);
+}
+
 static int on_registered(sd_bus_message *m, void *userdata, sd_bus_error *e)
 {
 	struct mc_worker_bus *b = userdata;
@@ -147,6 +162,9 @@ static int on_registered(sd_bus_message *m, void *userdata, sd_bus_error *e)
 		return 0;
 	}
 	b->registered = true;
+	for (unsigned i = 0; i < b->nheld; i++)
+		emit(b, &b->held[i]);
+	b->nheld = 0;
 	return 0;
 }
 
@@ -278,13 +296,16 @@ struct mc_worker_bus *mc_worker_bus_free(struct mc_worker_bus *b)
 
 void mc_worker_event(struct mc_worker *w, const char *id, uint64_t epoch, const char *fmt, ...)
 {
-	char text[512];
+	struct mc_worker_bus *b = w->bus;
+	struct held_event e = {.epoch = epoch};
 	va_list ap;
 
+	snprintf(e.id, sizeof(e.id), "%s", id);
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	vsnprintf(e.text, sizeof(e.text), fmt, ap);
 	va_end(ap);
-	if (w->bus && w->bus->bus && w->bus->registered)
-		(void)sd_bus_emit_signal(w->bus->bus, MC_WORKER_PATH, MC_WORKER_IFACE, "Event",
-		                         "sst", id, text, epoch);
+	if (b && b->bus && b->registered)
+		emit(b, &e);
+	else if (b && b->nheld < HELD_EVENTS)
+		b->held[b->nheld++] = e;
 }

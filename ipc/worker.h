@@ -100,7 +100,10 @@ struct mc_worker {
  */
 int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *ctx);
 
-/* Sends Event(id, text, epoch) to the supervisor if it is there; never blocks. */
+/*
+ * Sends Event(id, text, epoch) to the supervisor; never blocks.  While there is none the first few
+ * wait for it.
+ */
 void mc_worker_event(struct mc_worker *w, const char *id, uint64_t epoch, const char *fmt, ...)
         __attribute__((format(printf, 4, 5)));
 
