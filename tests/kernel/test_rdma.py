@@ -5,12 +5,17 @@ import random
 import re
 import time
 
+from kernelhosts import Hosts
 from kernelvm import VM, link
-from mctest import BUILD, check, run, TOP
+from mctest import BUILD, check, run, TOP, wait_for
 
-MODULES = ["rdma_cm", "rdma_ucm", "ib_uverbs", "crc32_generic", "rdma_rxe"]
+# A device leaves its users in the opposite order of this: the connection manager tells before ib_uverbs waits.
+MODULES = ["ib_uverbs", "rdma_cm", "rdma_ucm", "crc32_generic", "rdma_rxe"]
 TOOLS = ["transport-end", "rdma-attacker", "rdma-copy"]
 ADDR, PORT, UNIT = "10.9.0.1", 7911, 1 << 20
+# One RDMA device, on a dummy network device.
+DEVICE = (f"ip link set lo up; ip link add d0 type dummy; ip addr add {ADDR}/24 dev d0; ip link set d0 mtu 9000 up;"
+          "rdma link add rxe0 type rxe netdev d0")
 
 
 def files():
@@ -19,10 +24,9 @@ def files():
 
 
 def machine(**kw):
-    """A machine with one RDMA device, on a dummy network device."""
+    """A machine with one RDMA device."""
     vm = VM(modules=[*MODULES, "dummy"], files=files(), parts=["rdma", "ip"], mem=kw.pop("mem", 768), **kw)
-    vm.sh(f"ip link set lo up; ip link add d0 type dummy; ip addr add {ADDR}/24 dev d0; ip link set d0 mtu 9000 up;"
-          "rdma link add rxe0 type rxe netdev d0; chmod 1777 /tmp")
+    vm.sh(f"{DEVICE}; chmod 1777 /tmp")
     return vm
 
 
@@ -114,6 +118,21 @@ def slow_receiver(vm):
     finish(b, p)
 
 
+def starved_receiver(vm):
+    """A backup without memory says so, though its link reads on: the epoch is refused, then the link closed."""
+    b, p = pair(vm, "timeout=600", "slabs=24")
+    p("epochs 1 1 100")
+    b("hog")
+    p("begin 10 100000")  # more than it lent already
+    p("aborted 2")
+    check("no memory" in p.job.err and "--max-memory" in b.job.err, f"{p.job.err}\n{b.job.err}")
+    b("down")
+    check("no memory for what it sends" in b.job.err, b.job.err)
+    b("unhog")
+    p("up")
+    finish(b, p)
+
+
 def kills(vm):
     b, p = pair(vm)
     p("epochs 2 2 100000")
@@ -131,15 +150,37 @@ def device_down(vm):
     """The network device is switched off and on.  rxe's own connection manager doesn't survive that: auto goes on by TCP."""
     b, p = pair(vm, "transport=auto", "timeout=1000")
     p("epochs 2 2 100000")
+    b("hold")  # nothing is committed, so that the epochs are under way
     p.send("epochs 8 6 800000")
     vm.sh("ip link set d0 down")
     p.vm._wait("broken link", lambda: "link to" in p.job.err, 20)
     vm.sh("ip link set d0 up")
+    b("go")
     p.answer()
     check("TCP is used" in p.job.err, p.job.err)
     sb, sp = finish(b, p)
     check(sb["committed"] == 10 and sp["reconnects"] >= 1, f"{sb} {sp}")
     vm.sh("rdma link delete rxe0; rdma link add rxe0 type rxe netdev d0")
+
+
+def device_removed(vm):
+    """The device is taken away while slabs are on their way: a lost link.  With a device again, and transports that know it, it goes on."""
+    b, p = pair(vm, "timeout=1000")
+    p("epochs 2 2 100000")
+    b("hold")  # nothing is committed, so that the epochs are under way
+    p.send("epochs 8 6 800000")
+    delete = vm.spawn("rdma", "link", "delete", "rxe0")
+    p.vm._wait("broken links", lambda: "link to" in p.job.err and "link from" in b.job.err, 20)
+    check("device was removed" in p.job.err and "device was removed" in b.job.err, f"{p.job.err}\n{b.job.err}")
+    # rxe waits for those who have the device open; librdmacm has it open as long as the process lives.
+    p.kill_transport()
+    b.kill_transport()
+    check(delete.wait(20).status == 0, delete.err)
+    b("go")
+    vm.sh("rdma link add rxe0 type rxe netdev d0")
+    p.answer()
+    sb, _ = finish(b, p)
+    check(sb["committed"] == 10, f"{sb}")
 
 
 def attacks(vm):
@@ -200,7 +241,8 @@ def copy_by_device(vm):
 
 def test_rdma_one_host():
     with machine() as vm:
-        for fn in (sizes_growth_and_shrink, slow_receiver, kills, attacks, copy_by_device, limits_and_fall_back, device_down):
+        for fn in (sizes_growth_and_shrink, slow_receiver, starved_receiver, kills, attacks, copy_by_device, limits_and_fall_back,
+                   device_removed, device_down):
             t = time.monotonic()
             fn(vm)
             print(f"  {fn.__name__}: {time.monotonic() - t:.1f} s", flush=True)
@@ -243,3 +285,29 @@ def test_rdma_two_hosts():
         one._wait("lost peer", lambda: p.job.err.count("link to") >= 2, 20)
         took = time.monotonic() - began
         check(took < 6, f"{took:.1f} s until the dead host was noticed")
+
+
+def test_rdma_failover():
+    """The whole product by RDMA and a pre-shared key, pages copied by the device: the primary's side dies, memory whole."""
+    with Hosts(addr=ADDR, link=DEVICE, modules=[*MODULES, "dummy"], parts=["rdma"]) as w:
+        w.vm.put("/run/keys.psk", b"host_a:" + b"5a" * 32 + b"\n")
+        w.vm.sh("chmod 600 /run/keys.psk")
+        w.guest("a")
+        w.ready()
+        w.protect("a", "b", "--transport", "rdma", "--psk-file", "/run/keys.psk", "--failure-timeout", 3000,
+                  primary=["--rdma-copy", "--poll"])
+        check("RDMA" in w.status("a")["Security"], f"the link: {w.status('a')['Security']}")
+        w.epochs_go_on("a", 5)
+        w.vm.sh("kill -9 $(pidof mc-capture)")
+        w.epochs_go_on("a", 5)
+        before = w.memory_is_good("a")
+        check(w.metric("a", "capture_rdma_copied_bytes_total") > 100 * 4096, "the device copied next to nothing")
+        check(w.metric("a", "transport_pinned_bytes") >= 1 << 20, "no slab is registered")
+        check(w.metric("a", "transport_slab_bytes_copied_bytes_total") == 0, "slabs were copied")
+        events = w.mcctl("a", "events", "vm").out
+        check("rdma-copy" not in events and "hung" not in events, events)
+        w.die("a")
+        w.wait_status("b", State="ACTIVE")
+        check(not w.vm.run("pidof", "mc-capture", "mc-stage", ok=False).out, "the primary's side lives")
+        wait_for("generations that the primary had not come to", lambda: w.report("b")[0] > before, 60)
+        w.memory_is_good("b")

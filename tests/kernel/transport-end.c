@@ -18,7 +18,9 @@
  *   committed N             waits until epoch N is committed
  *   shrink                  the pool gives back what isn't in use
  *   stopped                 waits for state STOPPED
+ *   aborted N               primary: waits until epoch N is given up
  *   hold, go                backup: restore stops taking slabs, goes on
+ *   hog, unhog              backup: restore has all slabs that are free, gives them back
  *   take                    backup: restore takes over
  *   kill                    kill -9 of mc-transport, which is started again
  *   down MS, pid            waits for the link to be down; pid of mc-transport
@@ -201,6 +203,23 @@ static bool has_committed(struct end *e, unsigned long n)
 	return e->w->side == MC_SIDE_BACKUP ? committed(e) >= n : is_committed(e, n);
 }
 
+static bool has_aborted(struct end *e, unsigned long n)
+{
+	return mc_journal_state(&e->w->cap.journal, n) == MC_EPOCH_ABORTED;
+}
+
+static void do_hog(struct end *e, bool take)
+{
+	struct mc_pool *p = &e->w->res.slabs;
+
+	while (take && e->hogs < HOGS_MAX && mc_pool_alloc(p, 0, false, &e->hog[e->hogs]) == 0)
+		e->hogs++;
+	while (!take && e->hogs)
+		assert_int_equal(mc_pool_free(p, e->hog[--e->hogs]), 0);
+	mc_arena_ring(&e->w->res, MC_ROLE_TRANSPORT);
+	answer("ok hogs=%u", e->hogs);
+}
+
 static bool has_stopped(struct end *e, unsigned long v)
 {
 	(void)v;
@@ -256,6 +275,10 @@ static bool command(struct end *e, const char *line)
 		do_sync(e, v[0], v[1]);
 	else if (strcmp(name, "epochs") == 0 && n > 3)
 		do_epochs(e, v[0], v[1], v[2], n > 4 ? v[3] : 2);
+	else if (strcmp(name, "aborted") == 0 && n > 1)
+		wait_for(e, has_aborted, v[0]);
+	else if (strcmp(name, "hog") == 0 || strcmp(name, "unhog") == 0)
+		do_hog(e, name[0] == 'h');
 	else if (strcmp(name, "begin") == 0 && n > 2)
 		begin_epoch(e, (uint32_t)v[0], v[1]),
 		        answer("ok last=%llu", (unsigned long long)e->last);

@@ -11,6 +11,7 @@ static unsigned long unit = 1UL << 20, slabs = 64;
 
 #include <sys/resource.h>
 
+#define HOGS_MAX 256
 
 struct end {
 	struct world *w;
@@ -26,6 +27,8 @@ struct end {
 	/* backup */
 	uint32_t have; /* slabs of the epoch that is being collected */
 	uint64_t sync_checked, bad;
+	mc_handle hog[HOGS_MAX];
+	unsigned hogs;
 };
 
 /* --- content --------------------------------------------------------------------------- */

@@ -25,14 +25,15 @@ class Hosts:
 
     gated: the guests have a NIC on a tap, tapa or tapb, that the plug gate holds; each tap is in a
     bridge of its own, on which frames are watched (seen()).  What is b's is in a network namespace, netb.
+    addr: the address of both, which the shell's commands in `link` set up with more `modules` and `parts` of VM.
     """
 
-    def __init__(self, files=(), gated=False):
-        self.gated = gated
+    def __init__(self, files=(), gated=False, addr="127.0.0.1", link="", modules=(), parts=()):
+        self.gated, self.addr = gated, addr
         files = [(build_firmware(), "/firmware"), (build_frames(), "/bin/frames"), *files]
-        self.vm = VM(parts=["dbus", "mc", "qemu", "ip"], files=files, smp=2, mem=1024,
-                     modules=GATE_MODULES if gated else [])
-        self.vm.sh("ip link set lo up; echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
+        self.vm = VM(parts=["dbus", "mc", "qemu", "ip", *parts], files=files, smp=2, mem=1024,
+                     modules=GATE_MODULES if gated else modules)
+        self.vm.sh("ip link set lo up; echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6;" + link)
         if gated:
             self.vm.sh("ip netns add netb")
             self.vm.run(*self.inside("b"), "sh", "-euc", "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
@@ -57,7 +58,7 @@ class Hosts:
         self.vm.spawn("dbus-daemon", f"--config-file=/run/{h}/bus.conf", "--nofork")
         self.vm.spawn("sh", "-c", f"until [ -S /run/{h}/bus ]; do sleep 0.02; done; exec mc-supervisor "
                       f"--bus=unix:path=/run/{h}/bus --runtime-dir /run/{h}/run --state-dir /run/{h}/state "
-                      f"--user nobody --listen 127.0.0.1:{PORT[h]} >>/run/{h}/log 2>&1")
+                      f"--user nobody --listen {self.addr}:{PORT[h]} >>/run/{h}/log 2>&1")
 
     def inside(self, host):
         """The words that run a command in a host's network."""
@@ -186,13 +187,14 @@ class Hosts:
         check(found, f"no metric {name} of {host}")
         return float(found.group(1))
 
-    def protect(self, src, dst):
+    def protect(self, src, dst, *both, primary=()):
+        """A standby on dst, and protection by it; `both` are options of the two ends."""
         self.guest(dst, standby=True)
         for h in PORT if self.gated else ():
             self.before.setdefault(h, self.network(h))
-        self.ask(dst, "standby", "vm", "--qmp", f"/run/{dst}/vm.qmp", *self.gate, *SMALL)
-        self.ask(src, "protect", "vm", "--qmp", f"/run/{src}/vm.qmp", "--peer", f"127.0.0.1:{PORT[dst]}", "--interval",
-                 100, *self.gate, *SMALL)
+        self.ask(dst, "standby", "vm", "--qmp", f"/run/{dst}/vm.qmp", *self.gate, *SMALL, *both)
+        self.ask(src, "protect", "vm", "--qmp", f"/run/{src}/vm.qmp", "--peer", f"{self.addr}:{PORT[dst]}", "--interval",
+                 100, *self.gate, *SMALL, *both, *primary)
         self.wait_status(src, State="PROTECTED")
 
     def report(self, host):
