@@ -11,6 +11,7 @@
 struct port {
 	uint8_t number;
 	struct ibv_port_attr attr;
+	uint8_t index; /* of the address that is used */
 	union ibv_gid gid;
 };
 
@@ -22,9 +23,19 @@ static int active_port(struct ibv_context *ctx, struct port *p)
 	for (p->number = 1; r == 0 && p->number <= d.phys_port_cnt; p->number++) {
 		r = from_positive(ibv_query_port(ctx, p->number, &p->attr));
 		if (r == 0 && p->attr.state == IBV_PORT_ACTIVE)
-			return from_minus(ibv_query_gid(ctx, p->number, 0, &p->gid));
+			return 0;
 	}
 	return r < 0 ? r : -ENETDOWN;
+}
+
+/* Not every place of a port's table has an address. */
+static bool take_address(struct ibv_context *ctx, struct port *p, int index)
+{
+	static const union ibv_gid none;
+
+	p->index = (uint8_t)index;
+	return ibv_query_gid(ctx, p->number, index, &p->gid) == 0 &&
+	       memcmp(&p->gid, &none, sizeof(none)) != 0;
 }
 
 static int to_init(struct ibv_qp *qp, const struct port *p)
@@ -47,7 +58,7 @@ static int to_ready(struct ibv_qp *qp, const struct port *p, uint32_t peer)
 	        .ah_attr = {.is_global = p->attr.link_layer == IBV_LINK_LAYER_ETHERNET,
 	                    .dlid = p->attr.lid,
 	                    .port_num = p->number,
-	                    .grh = {.dgid = p->gid, .hop_limit = 1}}};
+	                    .grh = {.dgid = p->gid, .sgid_index = p->index, .hop_limit = 1}}};
 	int r = from_positive(ibv_modify_qp(
 	        qp, &a,
 	        IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
@@ -74,6 +85,23 @@ void verbs_loop_free(struct ibv_qp *qp[2])
 	}
 }
 
+static int make_pair(struct ibv_pd *pd, struct ibv_qp_init_attr *init, const struct port *p,
+                     struct ibv_qp *ret[2])
+{
+	int r = 0;
+
+	for (int i = 0; r == 0 && i < 2; i++) {
+		errno = 0;
+		ret[i] = ibv_create_qp(pd, init);
+		r = ret[i] ? to_init(ret[i], p) : from_null();
+	}
+	for (int i = 0; r == 0 && i < 2; i++)
+		r = to_ready(ret[i], p, ret[!i]->qp_num);
+	if (r < 0)
+		verbs_loop_free(ret);
+	return r;
+}
+
 int verbs_loop_new(struct ibv_pd *pd, struct ibv_cq *cq, const struct verbs_qp_size *size,
                    struct ibv_qp *ret[2])
 {
@@ -89,16 +117,19 @@ int verbs_loop_new(struct ibv_pd *pd, struct ibv_cq *cq, const struct verbs_qp_s
 	};
 	struct port p;
 	int r = active_port(pd->context, &p);
+	bool made = false;
 
 	ret[0] = ret[1] = NULL;
-	for (int i = 0; r == 0 && i < 2; i++) {
-		errno = 0;
-		ret[i] = ibv_create_qp(pd, &init);
-		r = ret[i] ? to_init(ret[i], &p) : from_null();
-	}
-	for (int i = 0; r == 0 && i < 2; i++)
-		r = to_ready(ret[i], &p, ret[!i]->qp_num);
 	if (r < 0)
-		verbs_loop_free(ret);
+		return r;
+	/* The first address of an Ethernet port is IPv6's, which may be switched off: the next is
+	 * tried. */
+	r = -ENETUNREACH;
+	for (int i = 0; !made && i < p.attr.gid_tbl_len && i <= UINT8_MAX; i++) {
+		if (!take_address(pd->context, &p, i))
+			continue;
+		r = make_pair(pd, &init, &p, ret);
+		made = r == 0;
+	}
 	return r;
 }

@@ -98,7 +98,8 @@ void verbs_qp_free(struct rdma_cm_id *id);
 
 /*
  * Two queue pairs of one port, connected to each other without a connection manager: what is posted
- * on ret[0] moves memory within this host.  -ENETDOWN: no port is up. Both or none are made.
+ * on ret[0] moves memory within this host.  -ENETDOWN: no port is up; -ENETUNREACH: none of its
+ * addresses can be used. Both or none are made.
  */
 int verbs_loop_new(struct ibv_pd *pd, struct ibv_cq *cq, const struct verbs_qp_size *size,
                    struct ibv_qp *ret[2]);
