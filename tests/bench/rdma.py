@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.join(m.mctest.TOP, "tests", "kernel"))
 
 NAMES = {"rdma": ("rdma_goodput", "rdma_vs_tcp", "rdma_commit", "rdma_commit_tcp", "rdma_copy")}
 MESSAGE = m.MIB  # bytes of one RDMA WRITE of a slab
-EPOCHS, SLABS, RUNS = 6, 8, 3
+EPOCHS, SLABS, RUNS = 6, 8, 5
 
 
 def perftest(vm, tool, size, n):
@@ -51,7 +51,7 @@ def copies(vm):
 def rdma():
     import test_rdma as test  # pylint: disable=import-outside-toplevel  # boots nothing, but wants the kernel
     bw, lat, fast, commit, tcp, tcp_commit = [], [], [], [], [], []
-    with test.machine(mem=1024, programs=["ib_write_lat"]) as vm:
+    with test.machine(mem=1024, smp=2, programs=["ib_write_lat"]) as vm:  # the two ends would have a CPU each
         for _ in range(RUNS):
             bw.append(perftest(vm, "ib_write_bw", MESSAGE, 50)[3])
             lat.append(perftest(vm, "ib_write_lat", 4096, 100)[4] / 1000)

@@ -46,12 +46,11 @@ static uint64_t seed(uint64_t epoch, uint32_t seq)
 	return (epoch + 1) * 0x9e3779b97f4a7c15ULL ^ (seq + 1) * 0xc2b2ae3d27d4eb4fULL;
 }
 
-/* Fills, or compares: words of 8 bytes (one in 64 bytes when sparse), the last bytes as they come.
- */
+/* Fills, or compares: words of 8 bytes (one a page when sparse), the last bytes as they come. */
 static bool content(const struct end *e, uint8_t *p, uint64_t n, uint64_t epoch, uint32_t seq,
                     bool check)
 {
-	uint64_t s = seed(epoch, seq), step = e->sparse ? 64 : 8, i;
+	uint64_t s = seed(epoch, seq), step = e->sparse ? 4096 : 8, i;
 
 	for (i = 0; i + 8 <= n; i += step) {
 		uint64_t v = next(&s), have;
