@@ -62,7 +62,7 @@ struct guest {
 	struct child child[MC_ROLE_MAX];
 	sd_event_source *bell, *throttle;
 	sd_bus_slot *object; /* on the public bus */
-	uint64_t looked_at; /* ns: at its words, unasked */
+	uint64_t looked_at;  /* ns: at its words, unasked */
 	uint64_t seen_state, seen_committed, seen_sync;
 	uint64_t state_since; /* ns */
 	bool settled;         /* reaction to a final state was taken */

@@ -23,7 +23,7 @@ def softdirty():
         bare = run_json(w.vm, "bench-peer", "bare", "/run/a/vm.qmp", 60, 50)
         w.protect("a", "b")
         arena = f"/proc/{w.pid('a', 'mc-capture')}/fd/3"
-        epochs = run_json(w.vm, "bench-watch", arena, 15)["epochs"]
+        epochs = [e for e in run_json(w.vm, "bench-watch", arena, 15)["epochs"] if e["state"] in ("COMMITTED", "RELEASED")]
     pauses = m.pauses(epochs)
     scans = [e["phase"]["log_dirty_time"] / 1e6 for e in epochs]
     rest = [p - s for p, s in zip(pauses, scans)]
