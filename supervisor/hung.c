@@ -88,16 +88,21 @@ static void look_at(struct child *c, uint64_t now, bool late)
 	if (beat != c->beat || late || c->beat_seen < c->started) {
 		c->beat = beat;
 		c->beat_seen = now;
+		c->rung = 0;
 		return;
 	}
 	if (c->hung || now - c->beat_seen < PERIOD_MS * MC_NS_PER_MS)
 		return;
 	since = mc_max_u64(c->beat_seen, busy);
 	limit = limit_of(c);
-	if (now > since + limit)
+	/* We may have been late ourselves: it gets time to answer the bell whatever the clock says. */
+	if (c->rung && now - c->rung >= limit / 2 && now > since + limit) {
 		kill_hung(c, now - c->beat_seen);
-	else if (now - c->beat_seen > limit / 2)
+	} else if (now - c->beat_seen > limit / 4) {
 		mc_bell_ring_always(a->bell_fd[c->role]);
+		if (!c->rung)
+			c->rung = now;
+	}
 }
 
 static int on_period(sd_event_source *s, uint64_t usec, void *userdata)

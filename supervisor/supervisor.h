@@ -45,6 +45,7 @@ struct child {
 	uint64_t death[DEATHS_KEPT]; /* ns, newest last */
 	uint64_t started;            /* ns: spawned or found */
 	uint64_t beat, beat_seen;    /* hung.c: its heartbeat, and when that was new to us, ns */
+	uint64_t rung;               /* hung.c: since when it owes an answer to the bell, ns */
 	bool hung;                   /* killed for it */
 	bool asked;                  /* mcctl restart: its end is no death */
 	sd_event_source *source, *again;

@@ -111,6 +111,22 @@ def test_hung():
         sc.write_for(b.redis, 0.1)
 
 
+def test_late_supervisor():
+    """A supervisor that is late itself kills nobody that it hasn't asked for a sign of life."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        sc.boot(w.a, work="mc.none=1")  # a guest that sends nothing: netgate sleeps between barriers
+        sc.protect(w.a, w.b)
+        w.a.mcctl("set", "vm", "interval=1000")
+        for _ in range(12):
+            w.a.supervisor.send_signal(signal.SIGSTOP)
+            time.sleep(0.16)
+            w.a.supervisor.send_signal(signal.SIGCONT)
+            time.sleep(0.21)
+        check(not faults.deaths(w.a), f"killed: {faults.deaths(w.a)}")
+
+
 def replace(host, role, text=None, path=None):
     """Puts another program in the place of mc-ROLE for the host's supervisor, as an upgrade would."""
     target = f"{host.dir}/libexec/mc-{role}"
