@@ -16,51 +16,12 @@
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
-#include "backend.h"
-#include "queue.h"
+#include "relay-private.h"
 #include "tap.h"
 
-#define BURST    32  /* frames a system call */
-#define BURSTS   8   /* before others get their turn */
 #define RETRY_US 500 /* until a receiver that was full is tried again */
 #define READ_US  200 /* between reads of what is held anyway: QEMU's socket isn't full by then */
 #define SNDBUF   (8 << 20)
-#define MARKS    64
-
-/* Frames on their way through. */
-struct burst {
-	struct mmsghdr m[BURST];
-	struct iovec v[BURST];
-	struct sockaddr_un from[BURST];
-	uint8_t data[BURST][FRAME_MAX];
-};
-
-struct relay {
-	struct gate_nic nic;
-	struct mc_nic spec;
-	struct mc_metrics_block *m;
-	sd_event_source *qemu_io, *world_io, *room_io;
-	int qemu, world;
-	int to_qemu; /* connected while we may: its socket belongs to another user */
-	sd_event *event;
-	bool world_is_sock;
-	struct sockaddr_un qemu_addr, world_addr;
-	enum gate_mode mode;
-	struct queue held;
-	uint64_t released; /* newest epoch that was released */
-	sd_event_source *retry, *read_again;
-	uint64_t read_at; /* ns, when QEMU's frames were read last */
-	/* The check that never finds anything: bytes that left against what marks allow. */
-	uint64_t in, out, allowed;
-	struct {
-		uint64_t epoch, in;
-	} mark[MARKS];
-	struct burst b;             /* read */
-	uint8_t waiting[FRAME_MAX]; /* a frame for the guest that QEMU has no room for */
-	size_t waits;               /* its bytes; 0: none */
-	struct mmsghdr out_m[BURST];
-	struct iovec out_v[BURST];
-};
 
 static struct relay *to_relay(struct gate_nic *n)
 {
@@ -147,77 +108,6 @@ static int on_retry(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
-/* QEMU's socket, when it is there. */
-static int connect_qemu(struct relay *r)
-{
-	if (connect(r->to_qemu, (struct sockaddr *)&r->qemu_addr, sizeof(r->qemu_addr)) == 0)
-		return 0;
-	return -errno;
-}
-
-/*
- * A new QEMU has taken a dead one's place.  Its socket may be another user's, which only a
- * process that has its privileges still can connect to: our successor.  Nothing is held then.
- */
-static bool reconnect_qemu(struct relay *r)
-{
-	int e = connect_qemu(r);
-
-	if (e == -EACCES && r->mode == GATE_PASS) {
-		mc_info("QEMU at %s is a new one; the gate starts again", r->qemu_addr.sun_path);
-		(void)sd_event_exit(r->event, 0);
-	}
-	return e == 0;
-}
-
-/* A frame for the guest. False: QEMU takes no more at present. */
-static bool send_in(struct relay *r, const void *frame, size_t len)
-{
-	ssize_t n = -1;
-
-	if (r->qemu_addr.sun_path[0]) {
-		n = send(r->to_qemu, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (n < 0 && (errno == ENOTCONN || errno == ECONNREFUSED || errno == ECONNRESET) &&
-		    reconnect_qemu(r))
-			n = send(r->to_qemu, frame, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-		if (n < 0 && errno == EAGAIN)
-			return false;
-	}
-	mc_metric_add(r->m, n < 0 ? MC_M_PURGED : MC_M_FRAMES_IN, 1);
-	return true;
-}
-
-/*
- * QEMU's socket queues ten datagrams, and in a pause nobody reads them: what comes then waits where
- * it is, in the tap's own queue, and the sender's TCP sees a delay instead of a loss.
- */
-static void wait_for_room(struct relay *r, const uint8_t *frame, size_t len)
-{
-	memcpy(r->waiting, frame, len);
-	r->waits = len;
-	(void)sd_event_source_set_enabled(r->world_io, SD_EVENT_OFF);
-	(void)sd_event_source_set_enabled(r->room_io, SD_EVENT_ON);
-}
-
-static void room_again(struct relay *r)
-{
-	r->waits = 0;
-	(void)sd_event_source_set_enabled(r->room_io, SD_EVENT_OFF);
-	(void)sd_event_source_set_enabled(r->world_io, SD_EVENT_ON);
-}
-
-static int on_room(sd_event_source *s, int fd, uint32_t revents, void *userdata)
-{
-	struct relay *r = userdata;
-
-	(void)s;
-	(void)fd;
-	(void)revents;
-	if (!r->waits || send_in(r, r->waiting, r->waits))
-		room_again(r);
-	return 0;
-}
-
 static void keep(struct relay *r, const void *frame, size_t len)
 {
 	if (queue_push(&r->held, frame, len) == 0) {
@@ -226,18 +116,6 @@ static void keep(struct relay *r, const void *frame, size_t len)
 	} else {
 		mc_metric_add(r->m, MC_M_GATE_DROPS, 1);
 	}
-}
-
-/* Where to send QEMU's frames to is learnt from where its own come from. */
-static void learn_qemu(struct relay *r, const struct msghdr *h)
-{
-	const struct sockaddr_un *from = h->msg_name;
-
-	if (r->spec.qemu_path[0] || h->msg_namelen <= offsetof(struct sockaddr_un, sun_path) + 1 ||
-	    strncmp(r->qemu_addr.sun_path, from->sun_path, sizeof(from->sun_path)) == 0)
-		return;
-	r->qemu_addr = *from;
-	(void)connect_qemu(r);
 }
 
 /* Frames that pass go on without a copy, unless others wait before them. */
@@ -268,7 +146,7 @@ static bool read_qemu(struct relay *r)
 	n = recvmmsg(r->qemu, r->b.m, BURST, MSG_DONTWAIT, NULL);
 	if (n <= 0)
 		return false;
-	learn_qemu(r, &r->b.m[n - 1].msg_hdr);
+	relay_in_learn(r, &r->b.m[n - 1].msg_hdr);
 	take_burst(r, (unsigned)n);
 	return true;
 }
@@ -321,28 +199,6 @@ static int on_read_again(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
-static int on_world(sd_event_source *s, int fd, uint32_t revents, void *userdata)
-{
-	struct relay *r = userdata;
-
-	(void)s;
-	(void)revents;
-	for (int n = 0; n < BURST * BURSTS; n++) {
-		uint8_t *buf = r->b.data[0];
-		ssize_t len = r->world_is_sock ? recv(fd, buf, FRAME_MAX, MSG_DONTWAIT)
-		                               : read(fd, buf, FRAME_MAX);
-
-		if (len <= 0)
-			break;
-		/* A standby that is fed while it waits would answer all of it when it starts. */
-		if (r->mode != GATE_SHUT && !send_in(r, buf, (size_t)len)) {
-			wait_for_room(r, buf, (size_t)len);
-			break;
-		}
-	}
-	return 0;
-}
-
 static int relay_set_mode(struct gate_nic *n, enum gate_mode mode)
 {
 	struct relay *r = to_relay(n);
@@ -358,7 +214,7 @@ static int relay_set_mode(struct gate_nic *n, enum gate_mode mode)
 		queue_pop(&r->held);
 	}
 	if (mode == GATE_SHUT)
-		room_again(r);
+		relay_in_drop(r);
 	read_at_once(r);
 	flush(r);
 	return 0;
@@ -403,13 +259,11 @@ static struct gate_nic *relay_close(struct gate_nic *n, bool undo)
 	if (!r)
 		return NULL;
 	sd_event_source_disable_unref(r->qemu_io);
-	sd_event_source_disable_unref(r->world_io);
-	sd_event_source_disable_unref(r->room_io);
+	relay_in_close(r);
 	sd_event_source_disable_unref(r->retry);
 	sd_event_source_disable_unref(r->read_again);
 	mc_closep(&r->qemu);
 	mc_closep(&r->world);
-	mc_closep(&r->to_qemu);
 	queue_done(&r->held);
 	free(r);
 	return NULL;
@@ -433,23 +287,6 @@ static int open_world(struct relay *r, char *why, size_t why_len)
 	return tap_open(r->spec.tap, r->spec.netns, why, why_len);
 }
 
-/* Our socket is for QEMU's user alone, its own is connected to as long as we may. */
-static int open_to_qemu(struct relay *r)
-{
-	const char *theirs = r->qemu_addr.sun_path;
-	struct stat st;
-
-	if (theirs[0] && stat(theirs, &st) == 0 && geteuid() == 0 &&
-	    (chown(r->spec.path, st.st_uid, st.st_gid) < 0 || chmod(r->spec.path, 0600) < 0))
-		return -errno;
-	r->to_qemu = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (r->to_qemu < 0)
-		return -errno;
-	if (theirs[0])
-		(void)connect_qemu(r); /* tried again with the first frame */
-	return 0;
-}
-
 static void prepare_bursts(struct relay *r)
 {
 	for (unsigned i = 0; i < BURST; i++) {
@@ -468,11 +305,7 @@ static int start_events(struct relay *r)
 	int e = sd_event_add_io(r->event, &r->qemu_io, r->qemu, EPOLLIN, on_qemu, r);
 
 	if (e >= 0)
-		e = sd_event_add_io(r->event, &r->world_io, r->world, EPOLLIN, on_world, r);
-	if (e >= 0)
-		e = sd_event_add_io(r->event, &r->room_io, r->to_qemu, EPOLLOUT, on_room, r);
-	if (e >= 0)
-		e = sd_event_source_set_enabled(r->room_io, SD_EVENT_OFF);
+		e = relay_in_start(r);
 	if (e >= 0)
 		e = sd_event_add_time_relative(r->event, &r->retry, CLOCK_MONOTONIC, 0,
 		                               RETRY_US / 4, on_retry, r);
@@ -509,7 +342,7 @@ static int relay_open(struct gate_nic **ret, const struct mc_nic *spec, const st
 	if (e >= 0)
 		e = r->qemu = dgram_open(spec->path, why, why_len);
 	if (e >= 0)
-		e = open_to_qemu(r);
+		e = relay_in_open(r);
 	if (e >= 0)
 		e = start_events(r);
 	if (e < 0) {

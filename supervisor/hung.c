@@ -95,7 +95,8 @@ static void look_at(struct child *c, uint64_t now, bool late)
 		return;
 	since = mc_max_u64(c->beat_seen, busy);
 	limit = limit_of(c);
-	/* We may have been late ourselves: it gets time to answer the bell whatever the clock says. */
+	/* We may have been late ourselves: it gets time to answer the bell whatever the clock says.
+	 */
 	if (c->rung && now - c->rung >= limit / 2 && now > since + limit) {
 		kill_hung(c, now - c->beat_seen);
 	} else if (now - c->beat_seen > limit / 4) {
