@@ -13,7 +13,8 @@
 #include "../ipc/worker-bus.h"
 
 #define ATTACH_NS                                                                                  \
-	(30 * MC_NS_PER_S) /* a QMP command may take 2 s, a large guest has many answers */
+	(30 * MC_NS_PER_S)          /* a QMP command may take 2 s, a large guest has many answers */
+#define AGAIN_NS  (5 * MC_NS_PER_S) /* a successor asks little */
 #define DETACH_NS (5 * MC_NS_PER_S)
 
 /* Failed epochs beyond abort-limit, at ever longer intervals, after which the guest is held. */
@@ -152,7 +153,7 @@ static int attach(struct capture *c)
 	struct mc_control *ctl = c->a->control;
 	int r, e;
 
-	mc_worker_busy(c->w, ATTACH_NS);
+	mc_worker_busy(c->w, atomic_load(&ctl->attached) ? AGAIN_NS : ATTACH_NS);
 	r = capture_attach(c);
 	/*
 	 * Attached or not, what others can write to is touched only after this.  To let QEMU go it
@@ -450,9 +451,14 @@ static void capture_quit(struct mc_worker *w, void *ctx)
 {
 	struct capture *c = ctx;
 	enum mc_state s = state_of(c);
+	uint64_t paused = atomic_load(&c->a->control->paused);
 
 	(void)w;
 	mc_worker_busy(c->w, DETACH_NS);
+	/* In a throttled guest's pause, or in the moment in which one that was held may go on. */
+	if (c->q && !c->qmp_dead &&
+	    (paused == 1 || (paused && (s == MC_STATE_ENDED || s == MC_STATE_DEGRADED))))
+		(void)pause_end(c, mc_now_ns(), NULL);
 	c->guard_source = sd_event_source_unref(c->guard_source);
 	c->qmp_source = sd_event_source_unref(c->qmp_source);
 	end_watch_done(c);

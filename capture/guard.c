@@ -59,8 +59,11 @@ static void let_go(int qmp_fd, struct mc_control *c)
 {
 	/* The bracket ends what capture may have begun (qmp_begin); alone it is an error answer. */
 	static const char cont[] = "]\n{\"execute\":\"cont\"}\n";
+	enum mc_state s = mc_state_of(atomic_load(&c->state));
+	/* Held by policy it stays stopped, unless that ended before capture could say so. */
+	bool over = s == MC_STATE_DEGRADED || s == MC_STATE_ENDED;
 
-	if (atomic_load(&c->paused) != 1)
+	if (!atomic_load(&c->paused) || (atomic_load(&c->paused) == 2 && !over))
 		return;
 	if (send(qmp_fd, cont, sizeof(cont) - 1, MSG_NOSIGNAL) == (ssize_t)sizeof(cont) - 1)
 		await_resume(qmp_fd);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../ipc/fault.h"
@@ -17,6 +18,7 @@
 
 #define CONNECT_MS 2000
 #define COMMAND_MS 2000
+#define LOCK_NS    (2 * MC_NS_PER_S)
 
 static void on_event(void *ctx, const char *name, json_t *data)
 {
@@ -92,6 +94,24 @@ static int check_runstate(struct restore *r)
 	return e;
 }
 
+/*
+ * Nobody else may fill it.  A child that a killed predecessor had just forked shares the lock until
+ * it runs and closes what it inherited.
+ */
+static int lock_ram(int fd)
+{
+	uint64_t end = mc_now_ns() + LOCK_NS;
+
+	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return -errno;
+		if (mc_now_ns() > end)
+			return -EBUSY;
+		(void)nanosleep(&(struct timespec){.tv_nsec = (long)MC_NS_PER_MS}, NULL);
+	}
+	return 0;
+}
+
 static int map_ram(struct restore *r)
 {
 	for (unsigned i = 0; i < r->vm.nblocks; i++) {
@@ -106,7 +126,7 @@ static int map_ram(struct restore *r)
 		if (r->ram_fd[i] < 0)
 			return refuse(r, r->ram_fd[i], "can't open RAM block %s: %s",
 			              r->vm.block[i].name, strerror(-r->ram_fd[i]));
-		if (flock(r->ram_fd[i], LOCK_EX | LOCK_NB) < 0)
+		if (lock_ram(r->ram_fd[i]) < 0)
 			return refuse(r, -EBUSY,
 			              "this QEMU is used already, by another supervisor; end that "
 			              "first");

@@ -109,6 +109,10 @@ static inline bool is_active(void *ctx)
 
 static inline void restore_start(struct world *w)
 {
+	/* A child that the dead one had just forked lets go of its place as soon as it runs. */
+	for (uint64_t end = mc_now_ns() + PROC_LIMIT_NS;
+	     mc_arena_place_taken(&w->sup, MC_ROLE_RESTORE);)
+		assert_true(mc_now_ns() < end);
 	proc_start(&w->restore, &w->sup, MC_ROLE_RESTORE);
 }
 

@@ -15,6 +15,7 @@
 #define AT_ONCE      8 /* deaths within the window whose successor starts without delay */
 #define DELAY_MIN_MS 10
 #define DELAY_MAX_MS 500
+#define BUSY_MIN_MS  4 /* a place whose owner is dead */
 
 /* How it ended, and what it said last. */
 static void obituary(struct child *c, const siginfo_t *si)
@@ -138,15 +139,29 @@ static void start_later(struct child *c, unsigned deaths)
 		start_successor(c);
 }
 
-/* One of the same place runs, started by a supervisor that died at it. True: it is ours now. */
+/* Not at once, and less and less often. */
+static void try_place_again(struct child *c)
+{
+	uint64_t ms = BUSY_MIN_MS << (c->busy < 7 ? c->busy : 7);
+
+	c->busy++;
+	(void)sd_event_add_time_relative(c->g->m->event, &c->again, CLOCK_MONOTONIC, ms * 1000, 1,
+	                                 on_again, c);
+}
+
+/*
+ * One of the same place runs, started by a supervisor that died at it: it is ours now.  Or it will
+ * register; or a child that the dead one forked hasn't let go of the place yet.
+ */
 static bool place_is_taken(struct child *c)
 {
 	const struct mc_proc *p = &c->g->arena.proc[c->role];
 
 	if (!mc_arena_place_taken(&c->g->arena, c->role))
 		return false;
-	/* One that hasn't signed in yet will register. */
-	(void)child_found(c, (pid_t)atomic_load(&p->pid), atomic_load(&p->start_time));
+	if (child_found(c, (pid_t)atomic_load(&p->pid), atomic_load(&p->start_time)) < 0 &&
+	    !c->again)
+		try_place_again(c);
 	return true;
 }
 
@@ -161,6 +176,7 @@ static void succeed(struct child *c, const siginfo_t *si)
 	char why[160];
 
 	c->hung = c->asked = false;
+	c->busy = 0;
 	if (exited_with(si, MC_EXIT_ABI)) {
 		snprintf(why, sizeof(why), "the installed mc-%s has another ABI than the guest's",
 		         mc_role_name(c->role));
@@ -193,11 +209,15 @@ int death_noticed(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 		mc_warn("waitid: %s", strerror(errno));
 	(void)mc_fault(MC_FAULT_SUPERVISOR_REAPED);
 	if (c->wanted && !c->g->dying) {
-		if (!exited_with(&si, MC_EXIT_BUSY))
+		bool busy = exited_with(&si, MC_EXIT_BUSY);
+
+		if (!busy)
 			obituary(c, ours ? &si : NULL);
 		child_forget(c);
-		if (!exited_with(&si, MC_EXIT_BUSY) || !place_is_taken(c))
+		if (!busy)
 			succeed(c, &si);
+		else if (!place_is_taken(c))
+			try_place_again(c);
 		return 0;
 	}
 	child_forget(c);

@@ -47,6 +47,7 @@ struct child {
 	uint64_t beat, beat_seen;    /* hung.c: its heartbeat, and when that was new to us, ns */
 	uint64_t rung;               /* hung.c: since when it owes an answer to the bell, ns */
 	bool hung;                   /* killed for it */
+	unsigned busy;               /* found its place taken, in a row */
 	bool asked;                  /* mcctl restart: its end is no death */
 	sd_event_source *source, *again;
 	sd_bus *bus;         /* its control connection; NULL until it registers */

@@ -243,19 +243,20 @@ int receive_commit(struct transport *t, const struct mc_wire_header *h,
                    const struct mc_wire_commit *c)
 {
 	struct mc_journal_record *rec;
-	bool ignore = t->b.ignore;
 
 	if (h->epoch != t->b.current || c->reserved || c->slabs != t->b.slabs ||
 	    t->b.next_seq != t->b.slabs || c->wire_bytes != t->b.bytes || c->digest != t->b.digest)
 		return -EPROTO;
-	t->b.current = 0;
-	if (ignore) {
+	if (t->b.ignore) {
 		/* Committed already, perhaps: say so again. */
-		t->b.acked = 0;
+		t->b.current = t->b.acked = 0;
 		return 0;
 	}
+	/* It is void with the link until it is CAPTURED; one that stays CAPTURING blocks all after
+	 * it. */
 	if (mc_fault(MC_FAULT_RECEIVER_COMMIT) < 0)
 		return -EIO;
+	t->b.current = 0;
 	rec = mc_journal_get(&t->a->journal, h->epoch);
 	if (!rec)
 		return 0; /* restore refused it meanwhile */
