@@ -77,17 +77,9 @@ static json_t *report(struct qmp *q, const struct vm_info *vm, json_t *taps, jso
 
 static int connect_error(const char *path, int r, json_t *refusals)
 {
-	char why[256];
+	char why[320];
 
-	if (r == -EBUSY)
-		snprintf(why, sizeof(why),
-		         "monitor %s is in use; add a second -qmp socket to QEMU and name that one",
-		         path);
-	else if (r == -EBADMSG)
-		snprintf(why, sizeof(why), "%s is not a QMP monitor", path);
-	else
-		snprintf(why, sizeof(why), "can't connect to QMP socket %s: %s", path,
-		         strerror(-r));
+	qmp_connect_why(r, path, why, sizeof(why));
 	add_lines(refusals, why);
 	return r;
 }

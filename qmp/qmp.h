@@ -32,6 +32,9 @@ typedef void (*qmp_event_fn)(void *ctx, const char *name, json_t *data);
  * another client); -EBADMSG (the peer doesn't speak QMP).
  */
 int qmp_connect(struct qmp **ret, const char *path, unsigned timeout_ms);
+
+/* What a refused qmp_connect() means to an operator, and what to do about it. */
+void qmp_connect_why(int error, const char *path, char *why, size_t len);
 /*
  * The same over a connected, non-blocking socket to the QEMU process @pid; @fd is taken over on
  * success only.

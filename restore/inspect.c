@@ -14,17 +14,9 @@ static void problem(json_t *problems, const char *text)
 
 static void connect_problem(json_t *problems, const char *path, int e)
 {
-	char why[256];
+	char why[320];
 
-	if (e == -EBUSY)
-		snprintf(why, sizeof(why),
-		         "monitor %s is in use; add a second -qmp socket to QEMU and name that one",
-		         path);
-	else if (e == -EBADMSG)
-		snprintf(why, sizeof(why), "%s is not a QMP monitor", path);
-	else
-		snprintf(why, sizeof(why), "can't connect to QMP socket %s: %s", path,
-		         strerror(-e));
+	qmp_connect_why(e, path, why, sizeof(why));
 	problem(problems, why);
 }
 

@@ -49,19 +49,14 @@ static int connect_qmp(struct restore *r)
 {
 	const char *path = r->a->config->qmp;
 	int e = qmp_connect(&r->q, path, CONNECT_MS);
+	char why[320];
 
 	if (e == 0) {
 		qmp_on_event(r->q, on_event, r);
 		return 0;
 	}
-	if (e == -EBUSY)
-		return refuse(
-		        r, e,
-		        "monitor %s is in use; add a second -qmp socket to QEMU and name that one",
-		        path);
-	if (e == -EBADMSG)
-		return refuse(r, e, "%s is not a QMP monitor", path);
-	return refuse(r, e, "can't connect to QMP socket %s: %s", path, strerror(-e));
+	qmp_connect_why(e, path, why, sizeof(why));
+	return refuse(r, e, "%s", why);
 }
 
 /* MIGRATION events tell the end of the load; a QEMU without them still says RESUME. */

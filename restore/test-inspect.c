@@ -67,7 +67,7 @@ static void test_problems(void **state)
 	struct guest g;
 
 	(void)state;
-	check_problem("/nowhere/at/all", "can't connect");
+	check_problem("/nowhere/at/all", "no QMP socket");
 	guest_start(&g, ARGS);
 	check_problem(g.sock, "in use");
 	g.q = qmp_free(g.q);

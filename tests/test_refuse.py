@@ -59,7 +59,7 @@ def test_not_a_monitor():
     with mctest.World() as w:
         w.a.start()
         peer = ["--peer", f"{w.b.addr}:{mctest.PORT}", "--insecure", "--gate", "none"]
-        refused(w.a, ["protect", "vm", "--qmp", f"{w.dir}/none", *peer], f"{w.dir}/none")
+        refused(w.a, ["protect", "vm", "--qmp", f"{w.dir}/none", *peer], "no QMP socket", f"{w.dir}/none")
         fake = socket.socket(socket.AF_UNIX)
         fake.bind(f"{w.dir}/fake")
         fake.listen(4)
@@ -79,6 +79,7 @@ def test_not_a_monitor():
                       *g.relay_args()], "in use", "second")
         user.close()
         fake.close()
+        refused(w.a, ["protect", "vm", "--qmp", f"{w.dir}/fake", *peer], "nobody listens", f"{w.dir}/fake")
         check(g.status() == "running", f"guest is {g.status()}")
 
 
