@@ -107,8 +107,10 @@ static int arbitrate(struct capture *c)
 			return 0;
 		}
 		c->ask_at = mc_now_ns() + MC_NS_PER_S;
-		r = mc_arbiter_ask(&c->arbiter, c->w->event, c->a->config, MC_REASON_PEER_LOST,
-		                   c->a->config->term.number, atomic_load(&j->last_committed));
+		r = mc_arbiter_ask(&c->arbiter, c->w->event, c->w->arbiter_fd,
+		                   atomic_load(&c->a->config->arbiter_timeout_ms),
+		                   MC_REASON_PEER_LOST, c->a->config->term.number,
+		                   atomic_load(&j->last_committed));
 		if (r < 0)
 			mc_log_errno(r, "the arbiter can't be asked");
 		return r < 0;

@@ -11,7 +11,10 @@
  * Exit status 0: won, this end may run the guest.  1 .. 125: lost, the other end may.  Anything
  * else (a signal, not found, no end within arbiter-timeout): no answer; it is asked again.
  *
- * The command runs beside the process that asks, which goes on with its work; it dies with it.
+ * The command needs rights that the process that asks has given up. A helper is forked before that:
+ * it keeps them, takes guest and command as they are at that moment, and is told nothing later
+ * but reason, term and epoch. The command runs beside the process that asks, which goes on with its
+ * work; it dies with it.
  */
 #ifndef MC_IPC_ARBITER_H
 #define MC_IPC_ARBITER_H
@@ -34,10 +37,18 @@ struct mc_arbiter;
 bool mc_arbiter_configured(const struct mc_config *cfg);
 
 /*
- * Begins to ask.  Never blocks; the event loop turns when the answer is there.  @e: the caller's
- * loop (a reference is held).  0, or negative errno (no process, no memory): as good as FAILED.
+ * Forks the helper "mc-arbiter". fd to ask it by, to be closed by the caller, which ends it; or
+ * negative errno. The caller may leave its end to be reaped by whoever inherits it.
  */
-int mc_arbiter_ask(struct mc_arbiter **ret, sd_event *e, const struct mc_config *cfg,
+int mc_arbiter_start(const struct mc_config *cfg);
+
+/*
+ * Begins to ask, one question at a time. Never blocks; the event loop turns when the answer is
+ * there. @e: the caller's loop (a reference is held); it is left with status 1 when the helper
+ * turns out to be gone, since a successor of this process gets a new one. @limit_ms:
+ * arbiter-timeout. 0, or negative errno (no memory, no helper): as good as FAILED.
+ */
+int mc_arbiter_ask(struct mc_arbiter **ret, sd_event *e, int helper, uint32_t limit_ms,
                    enum mc_reason why, uint64_t term, uint64_t epoch);
 
 enum mc_verdict mc_arbiter_verdict(const struct mc_arbiter *a);

@@ -4,8 +4,11 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -18,14 +21,29 @@ static void config(struct mc_config *c, const char *arbiter)
 	c->side = MC_SIDE_BACKUP;
 	strcpy(c->guest, "vm");
 	snprintf(c->arbiter, sizeof(c->arbiter), "%s", arbiter);
-	atomic_store(&c->arbiter_timeout_ms, 300);
 }
 
-static struct mc_arbiter *ask(sd_event *e, const struct mc_config *c)
+static int start(const struct mc_config *c)
+{
+	int fd = mc_arbiter_start(c);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+/* The helper ends with its socket, and whatever it ran with it: nothing else is left. */
+static void stop(int helper)
+{
+	close(helper);
+	assert_true(waitpid(-1, NULL, 0) > 0);
+	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+}
+
+static struct mc_arbiter *ask(sd_event *e, int helper)
 {
 	struct mc_arbiter *a = NULL;
 
-	assert_int_equal(mc_arbiter_ask(&a, e, c, MC_REASON_SILENCE, 7, 42), 0);
+	assert_int_equal(mc_arbiter_ask(&a, e, helper, 300, MC_REASON_SILENCE, 7, 42), 0);
 	assert_int_equal(mc_arbiter_verdict(a), MC_VERDICT_PENDING);
 	return a;
 }
@@ -38,18 +56,21 @@ static enum mc_verdict verdict(const char *arbiter, char *text)
 	struct mc_arbiter *a;
 	struct mc_config c;
 	enum mc_verdict v;
+	int helper;
 
 	config(&c, arbiter);
+	helper = start(&c);
+	/* What others write into the shared memory later doesn't count. */
+	strcpy(c.arbiter, "exec:exit 99");
 	assert_int_equal(sd_event_new(&e), 0);
-	a = ask(e, &c);
+	a = ask(e, helper);
 	while (mc_arbiter_verdict(a) == MC_VERDICT_PENDING && mc_now_ns() < end)
 		assert_true(sd_event_run(e, 100000) >= 0);
 	v = mc_arbiter_verdict(a);
 	strcpy(text, mc_arbiter_text(a));
 	mc_arbiter_free(a);
 	sd_event_unref(e);
-	/* Nothing is left to be reaped. */
-	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+	stop(helper);
 	return v;
 }
 
@@ -94,31 +115,75 @@ static void test_environment(void **state)
 	                 MC_VERDICT_WON);
 }
 
+/* A question that is forgotten says nothing to the next one; the helper's end stops its command. */
 static void test_forgotten(void **state)
 {
+	char command[64] = "exec:read -r word <", name[] = "/tmp/mc-arbiter-XXXXXX", line[64];
 	struct mc_arbiter *a;
+	int helper, fifo;
 	sd_event *e = NULL;
 	struct mc_config c;
 
 	(void)state;
-	config(&c, "exec:sleep 1000");
+	assert_non_null(mkdtemp(name));
+	snprintf(line, sizeof(line), "%s/says", name);
+	assert_int_equal(mkfifo(line, 0600), 0);
+	/* The first one hangs; once somebody writes, each next one reads "lost". */
+	strcat(command, line);
+	strcat(command, "; exit 1");
+	config(&c, command);
+	helper = start(&c);
 	assert_int_equal(sd_event_new(&e), 0);
-	a = ask(e, &c);
+	a = ask(e, helper);
 	assert_null(mc_arbiter_free(a));
 	assert_null(mc_arbiter_free(NULL));
-	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+	a = ask(e, helper);
+	fifo = open(line, O_RDWR | O_CLOEXEC);
+	assert_int_equal(write(fifo, "x\n", 2), 2);
+	while (mc_arbiter_verdict(a) == MC_VERDICT_PENDING)
+		assert_true(sd_event_run(e, 1000000) >= 0);
+	assert_int_equal(mc_arbiter_verdict(a), MC_VERDICT_LOST);
+	mc_arbiter_free(a);
+	a = ask(e, helper);
+	mc_arbiter_free(a);
 	sd_event_unref(e);
+	stop(helper);
+	close(fifo);
+	unlink(line);
+	rmdir(name);
 	config(&c, "none");
 	assert_false(mc_arbiter_configured(&c));
+}
+
+/* Without its helper a process ends, so that its successor gets a new one. */
+static void test_helper_gone(void **state)
+{
+	struct mc_config c;
+	struct mc_arbiter *a, *b = NULL;
+	sd_event *e = NULL;
+	int helper;
+
+	(void)state;
+	config(&c, "exec:kill -9 $PPID; exec sleep 1000");
+	helper = start(&c);
+	assert_int_equal(sd_event_new(&e), 0);
+	a = ask(e, helper);
+	assert_int_equal(sd_event_loop(e), 1);
+	assert_int_equal(mc_arbiter_verdict(a), MC_VERDICT_FAILED);
+	assert_non_null(strstr(mc_arbiter_text(a), "gone"));
+	mc_arbiter_free(a);
+	assert_true(mc_arbiter_ask(&b, e, helper, 300, MC_REASON_SILENCE, 7, 42) < 0);
+	assert_null(b);
+	sd_event_unref(e);
+	stop(helper);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_verdicts),
-	        cmocka_unit_test(test_time_limit),
-	        cmocka_unit_test(test_environment),
-	        cmocka_unit_test(test_forgotten),
+	        cmocka_unit_test(test_verdicts),    cmocka_unit_test(test_time_limit),
+	        cmocka_unit_test(test_environment), cmocka_unit_test(test_forgotten),
+	        cmocka_unit_test(test_helper_gone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -268,11 +268,11 @@ int mc_worker_confine(struct mc_worker *w, uint64_t capabilities, unsigned more)
 
 	if (w->confined)
 		return 0;
-	/* What an operator lets it run isn't ours to confine, and would inherit all of this. */
+	/* What an operator lets it run would inherit all of this. */
 	if (w->ops->asks_arbiter && mc_arbiter_configured(w->arena.config)) {
-		mc_info("runs an arbiter's command and keeps its privileges for that");
-		w->confined = true;
-		return 0;
+		w->arbiter_fd = mc_arbiter_start(w->arena.config);
+		if (w->arbiter_fd < 0)
+			return mc_log_errno(w->arbiter_fd, "can't start the arbiter's helper");
 	}
 	r = mc_confine(&c);
 	if (r < 0)
@@ -286,6 +286,7 @@ static void worker_done(struct mc_worker *w)
 	w->bus = mc_worker_bus_free(w->bus);
 	w->event = sd_event_unref(w->event);
 	mc_closep(&w->creds_fd);
+	mc_closep(&w->arbiter_fd);
 	mc_log_set_words(NULL, 0);
 	mc_arena_done(&w->arena);
 }
@@ -310,7 +311,7 @@ static bool answer(int argc, char **argv, const struct mc_worker_ops *ops)
 
 int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *ctx)
 {
-	struct mc_worker w = {.ops = ops, .ctx = ctx, .creds_fd = -1};
+	struct mc_worker w = {.ops = ops, .ctx = ctx, .creds_fd = -1, .arbiter_fd = -1};
 	struct args a;
 	int r;
 

@@ -55,7 +55,7 @@ struct mc_worker_ops {
 	const char *process;   /* "mc-capture" */
 	uint64_t capabilities; /* 1 << CAP_X of those that it keeps */
 	unsigned allow;        /* enum mc_allow: system calls beyond the base */
-	bool asks_arbiter;     /* with an arbiter (arbiter.h) it isn't confined */
+	bool asks_arbiter;     /* with an arbiter (arbiter.h) it starts a helper that runs it */
 	bool confines_itself;  /* it calls mc_worker_confine() before it touches what others sent */
 
 	/* Called once with arena and event loop ready, before the first work(). */
@@ -83,7 +83,8 @@ struct mc_worker {
 	struct mc_arena arena;
 	enum mc_role role;
 	char guest[MC_NAME_MAX];
-	int creds_fd; /* owned; -1: none */
+	int creds_fd;   /* owned; -1: none */
+	int arbiter_fd; /* owned; the arbiter's helper, -1: none */
 	bool debug;
 	uid_t uid; /* who it becomes; (uid_t)-1: stays who it is */
 	gid_t gid;

@@ -148,7 +148,8 @@ static int may_by_arbiter(struct restore *r, enum mc_reason why)
 			return 0;
 		r->ask_at = mc_now_ns() + MC_NS_PER_S;
 		mc_info("asks the arbiter: %s", mc_reason_name(why));
-		e = mc_arbiter_ask(&r->arbiter, r->w->event, r->a->config, why,
+		e = mc_arbiter_ask(&r->arbiter, r->w->event, r->w->arbiter_fd,
+		                   atomic_load(&r->a->config->arbiter_timeout_ms), why,
 		                   atomic_load(&c->peer_term_number), restore_committed(r));
 		if (e < 0)
 			mc_log_errno(e, "the arbiter can't be asked");

@@ -13,6 +13,8 @@ CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE = 1 << 2, 1 << 19
 # The table of docs/security.md: capabilities that stay.
 KEEPS = {"mc-capture": CAP_SYS_PTRACE | CAP_DAC_READ_SEARCH, "mc-guard": 0, "mc-stage": 0, "mc-transport": 0,
          "mc-netgate": 0, "mc-restore": 0}
+# Keeps everything, and runs nothing but the command that it was started with.
+HELPER = "mc-arbiter"
 NOBODY = 65534
 
 
@@ -68,7 +70,11 @@ def test_least_privilege():
         w.a.start()
         w.b.start()
         sc.boot(w.a)
-        sc.protect(w.a, w.b)
+        arbiter = ("--arbiter", "exec:true")
+        sc.protect(w.a, w.b, *arbiter, standby_args=arbiter)
+        for host in (w.a, w.b):
+            names = [status(p).get("Name") for p in host.pids()]
+            check(names.count(HELPER) == 1, f"{host.name} has {names}")
         primary = {"mc-capture", "mc-guard", "mc-stage", "mc-transport", "mc-netgate"}
         backup = {"mc-transport", "mc-netgate", "mc-restore"}
         check_all(w.a, primary)

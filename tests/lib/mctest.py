@@ -391,7 +391,7 @@ class Host:
                 with open(f"/proc/{p}/cmdline", encoding="utf-8") as f:
                     exe = os.path.basename(f.read().split("\0")[0])
                 with open(f"/proc/{p}/comm", encoding="utf-8") as f:
-                    if f.read().strip() in ("mc-guard", "mc-launcher"):
+                    if f.read().strip() in ("mc-guard", "mc-launcher", "mc-arbiter"):
                         continue
             except OSError:
                 continue
