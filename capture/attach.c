@@ -48,22 +48,14 @@ static int refuse(struct capture *c, int r, const char *why)
 static int connect_qmp(struct capture *c)
 {
 	const char *path = c->a->config->qmp;
-	char why[256];
+	char why[320];
 	int r = qmp_connect(&c->q, path, CONNECT_MS);
 
 	if (r == 0) {
 		qmp_on_event(c->q, on_event, c);
 		return 0;
 	}
-	if (r == -EBUSY)
-		snprintf(why, sizeof(why),
-		         "monitor %s is in use; add a second -qmp socket to QEMU and name that one",
-		         path);
-	else if (r == -EBADMSG)
-		snprintf(why, sizeof(why), "%s is not a QMP monitor", path);
-	else
-		snprintf(why, sizeof(why), "can't connect to QMP socket %s: %s", path,
-		         strerror(-r));
+	qmp_connect_why(r, path, why, sizeof(why));
 	return refuse(c, r, why);
 }
 
@@ -87,7 +79,8 @@ static int publish(struct capture *c)
 		first += MC_ALIGN_UP(b->size / MC_PAGE_SIZE, 64);
 	}
 	if (first > c->a->bitmap_words * 64)
-		return refuse(c, -E2BIG, "the guest's RAM grew since it was examined");
+		return refuse(c, -E2BIG,
+		              "the guest's RAM grew since it was examined; protect it again");
 	atomic_store(&ctl->qemu_pid, (uint64_t)c->vm.pid);
 	atomic_store(&ctl->qemu_start, c->vm.start_time);
 	atomic_store(&ctl->blocks, c->vm.nblocks);
@@ -209,7 +202,9 @@ static int take_over_guest(struct capture *c)
 	int r = vm_recall(c->q, c->a->control, &c->vm);
 
 	if (r == -ESTALE)
-		return refuse(c, r, "another QEMU answers on the guest's QMP socket");
+		return refuse(c, r,
+		              "another QEMU answers on the guest's QMP socket than the one that "
+		              "was protected; protect it again");
 	return r == -EBADMSG ? refuse(c, r, "the list of RAM blocks is damaged") : r;
 }
 

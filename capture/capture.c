@@ -228,8 +228,10 @@ static int sync_phase(struct capture *c)
 		return 0;
 	}
 	if (r < 0) {
-		mc_control_refuse(c->a->control, "the first copy failed: %s",
-		                  r == -EUCLEAN ? TRACKING_LOST : strerror(-r));
+		mc_control_refuse(
+		        c->a->control,
+		        "the first copy failed: %s; protect it again, journalctl has more",
+		        r == -EUCLEAN ? TRACKING_LOST : strerror(-r));
 		return refused(c);
 	}
 	return r;

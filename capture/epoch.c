@@ -279,7 +279,10 @@ static int check_sections(struct capture *c, const struct epoch *e)
 		mc_err("the guest's devices changed: %s; protection can't go on, protect it again "
 		       "with a standby that has the same devices",
 		       what);
-		mc_control_refuse(c->a->control, "devices changed: %s", what);
+		mc_control_refuse(c->a->control,
+		                  "devices changed: %s; protect it again, with a standby that has "
+		                  "the same devices",
+		                  what);
 		mc_worker_event(c->w, "hotplug", e->n, "devices changed: %s", what);
 		atomic_store(&c->a->control->guest_end, MC_REASON_HOTPLUG);
 		c->phase = PHASE_ENDING;

@@ -103,13 +103,17 @@ static int fetch(struct tracker *t, char *why, size_t why_len)
 		int r = -errno;
 
 		t->uffd = -1;
-		snprintf(why, why_len, "can't fetch the userfaultfd of QEMU %d: %s",
+		snprintf(why, why_len,
+		         "can't fetch the userfaultfd of QEMU %d: %s; mcctl doctor says whether "
+		         "this host allows it",
 		         (int)t->vm->pid, strerror(-r));
 		return r;
 	}
 	if (!is_userfaultfd(t->uffd)) {
 		mc_closep(&t->uffd);
-		snprintf(why, why_len, "QEMU %d has something else in place of its userfaultfd",
+		snprintf(why, why_len,
+		         "QEMU %d has something else in place of its userfaultfd; it can't be "
+		         "trusted: start it again",
 		         (int)t->vm->pid);
 		return -EPERM;
 	}

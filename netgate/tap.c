@@ -42,7 +42,10 @@ int tap_open(const char *name, const char *netns, char *why, size_t why_len)
 	int own, fd, r = netns_enter(netns, &own);
 
 	if (r < 0) {
-		snprintf(why, why_len, "can't enter network namespace %s: %s", netns, strerror(-r));
+		snprintf(why, why_len,
+		         "can't enter network namespace %s: %s; ip netns list shows those that are "
+		         "there",
+		         netns, strerror(-r));
 		return r;
 	}
 	fd = make_tap(name);
@@ -56,7 +59,8 @@ int tap_open(const char *name, const char *netns, char *why, size_t why_len)
 		         "'ip tuntap add %s mode tap user ...'",
 		         name, name);
 	else if (fd < 0)
-		snprintf(why, why_len, "can't open tap %s: %s", name, strerror(-fd));
+		snprintf(why, why_len, "can't open tap %s: %s; ip tuntap add %s mode tap makes one",
+		         name, strerror(-fd), name);
 	return fd;
 }
 
@@ -91,7 +95,8 @@ int dgram_open(const char *path, char *why, size_t why_len)
 	if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0) {
 		int r = -errno;
 
-		snprintf(why, why_len, "can't bind %s: %s", path, strerror(-r));
+		snprintf(why, why_len, "can't make socket %s: %s; is its folder there?", path,
+		         strerror(-r));
 		close(fd);
 		return r;
 	}

@@ -33,6 +33,7 @@ struct question {
 	enum access action;
 	char guest[MC_NAME_MAX]; /* "": of the manager */
 	enum mc_role role;
+	uid_t uid; /* who asks */
 };
 
 static int sender_uid(sd_bus_message *msg, uid_t *uid)
@@ -106,9 +107,11 @@ static int on_answer(sd_bus_message *reply, void *userdata, sd_bus_error *unused
 	if (yes) {
 		go_on(q);
 	} else {
-		(void)bus_error(&e, -EACCES, "polkit's action %s isn't allowed to you%s",
-		                actions[q->action].id,
-		                challenge ? " without authentication; ask as root" : "");
+		(void)bus_error(&e, -EACCES,
+		                "user %u may not %s: polkit's action %s isn't allowed%s; ask as "
+		                "root, or let a rule in /etc/polkit-1/rules.d allow it",
+		                (unsigned)q->uid, actions[q->action].what, actions[q->action].id,
+		                challenge ? " without authentication" : "");
 		(void)sd_bus_reply_method_error(q->msg, &e);
 		sd_bus_error_free(&e);
 	}
@@ -156,7 +159,7 @@ int access_call(struct manager *m, struct guest *g, enum mc_role role, enum acce
 	q = calloc(1, sizeof(*q));
 	if (!q)
 		return -ENOMEM;
-	*q = (struct question){.m = m, .fn = fn, .action = a, .role = role};
+	*q = (struct question){.m = m, .fn = fn, .action = a, .role = role, .uid = uid};
 	if (g)
 		snprintf(q->guest, sizeof(q->guest), "%s", g->name);
 	q->msg = sd_bus_message_ref(msg);

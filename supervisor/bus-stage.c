@@ -27,11 +27,15 @@ static int method_restart(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 			c->g->gate_cleared = false;
 		memset(c->death, 0, sizeof(c->death));
 		if (child_spawn(c) < 0)
-			return bus_error(e, -EIO, "guest %s: mc-%s can't be started", c->g->name,
-			                 mc_role_name(c->role));
+			return bus_error(e, -EIO,
+			                 "guest %s: mc-%s can't be started; journalctl -u "
+			                 "mc-supervisor says why",
+			                 c->g->name, mc_role_name(c->role));
 	} else if (c->pidfd < 0 || syscall(SYS_pidfd_send_signal, c->pidfd, SIGTERM, NULL, 0) < 0) {
-		return bus_error(e, -ESRCH, "guest %s: mc-%s isn't running", c->g->name,
-		                 mc_role_name(c->role));
+		return bus_error(
+		        e, -ESRCH,
+		        "guest %s: mc-%s isn't running; mcctl events says what became of it",
+		        c->g->name, mc_role_name(c->role));
 	} else {
 		c->asked = true;
 	}

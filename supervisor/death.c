@@ -112,7 +112,8 @@ static void start_successor(struct child *c)
 
 	if (child_spawn(c) >= 0)
 		return;
-	snprintf(why, sizeof(why), "mc-%s can't be started", mc_role_name(c->role));
+	snprintf(why, sizeof(why), "mc-%s can't be started; journalctl -u mc-supervisor says why",
+	         mc_role_name(c->role));
 	give_up(c, why);
 }
 
@@ -178,14 +179,18 @@ static void succeed(struct child *c, const siginfo_t *si)
 	c->hung = c->asked = false;
 	c->busy = 0;
 	if (exited_with(si, MC_EXIT_ABI)) {
-		snprintf(why, sizeof(why), "the installed mc-%s has another ABI than the guest's",
+		snprintf(why, sizeof(why),
+		         "the installed mc-%s has another ABI than the guest's; protect the guest "
+		         "anew",
 		         mc_role_name(c->role));
 		give_up(c, why);
 		return;
 	}
 	if (deaths >= DEATHS_KEPT) {
-		snprintf(why, sizeof(why), "mc-%s died %u times within 10 s", mc_role_name(c->role),
-		         deaths);
+		snprintf(why, sizeof(why),
+		         "mc-%s died %u times within 10 s; its last words are in mcctl events, "
+		         "mcctl restart tries again",
+		         mc_role_name(c->role), deaths);
 		give_up(c, why);
 		return;
 	}

@@ -99,8 +99,10 @@ static int make_arena(struct guest *g, const struct mc_arena_params *p, char *wh
 		         g->name, (unsigned long long)(mc_arena_fixed(p) >> 20) + 1,
 		         (unsigned long long)(v.f_bavail * v.f_frsize >> 20));
 	else if (r < 0)
-		snprintf(why, why_len, "guest %s: can't make its shared memory: %s", g->name,
-		         strerror(-r));
+		snprintf(why, why_len,
+		         "guest %s: can't make its shared memory: %s; has /dev/shm room for "
+		         "max-memory (df /dev/shm)?",
+		         g->name, strerror(-r));
 	return r;
 }
 
@@ -130,8 +132,10 @@ static int set_terms(struct guest *g, enum mc_side side, char *why, size_t why_l
 		r = term_store(g->m->state_dir, g->name, &t);
 	}
 	if (r < 0) {
-		snprintf(why, why_len, "guest %s: its term under %s: %s", g->name, g->m->state_dir,
-		         strerror(-r));
+		snprintf(why, why_len,
+		         "guest %s: can't keep its term under %s: %s; look at that folder's space "
+		         "and rights",
+		         g->name, g->m->state_dir, strerror(-r));
 		return r;
 	}
 	g->arena.config->term = t.current;
@@ -154,8 +158,10 @@ static int spawn_all(struct guest *g, char *why, size_t why_len)
 		r = child_spawn(
 		        &g->child[g->side == MC_SIDE_PRIMARY ? MC_ROLE_CAPTURE : MC_ROLE_RESTORE]);
 	if (r < 0)
-		snprintf(why, why_len, "guest %s: can't start its processes: %s", g->name,
-		         strerror(-r));
+		snprintf(why, why_len,
+		         "guest %s: can't start its processes: %s; journalctl -u mc-supervisor has "
+		         "more",
+		         g->name, strerror(-r));
 	return r < 0 ? r : 0;
 }
 

@@ -84,15 +84,18 @@ int place_self(const struct mc_config *c, char *why, size_t why_len)
 		snprintf(path, sizeof(path), "%s/cgroup.procs", c->cgroup);
 		fd = open(path, O_WRONLY | O_CLOEXEC);
 		if (fd < 0 || write(fd, "0", 1) != 1) {
-			snprintf(why, why_len, "can't join control group %s: %s", c->cgroup,
-			         strerror(errno));
+			snprintf(why, why_len,
+			         "can't join control group %s: %s; make it again, or protect "
+			         "without cgroup",
+			         c->cgroup, strerror(errno));
 			return -EIO;
 		}
 	}
 	if (!c->cpus[0])
 		return 0;
 	if (parse_cpus(c->cpus, &set) < 0 || sched_setaffinity(0, sizeof(set), &set) < 0) {
-		snprintf(why, why_len, "can't run on CPUs %s: %s", c->cpus, strerror(errno));
+		snprintf(why, why_len, "can't run on CPUs %s: %s; are they online?", c->cpus,
+		         strerror(errno));
 		return -EIO;
 	}
 	return 0;

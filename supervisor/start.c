@@ -87,8 +87,9 @@ static void launch(struct manager *m, struct request *rq)
 		snprintf(why, sizeof(why), "guest %s: somebody decided otherwise", rq->cfg.guest);
 		r = -ECANCELED;
 	} else if (old && !guest_replaceable(old)) {
-		snprintf(why, sizeof(why), "guest %s exists and is %s", rq->cfg.guest,
-		         mc_state_name(guest_state(old)));
+		snprintf(why, sizeof(why),
+		         "guest %s exists and is %s; mcctl unprotect %s ends that", rq->cfg.guest,
+		         mc_state_name(guest_state(old)), rq->cfg.guest);
 		r = -EEXIST;
 	} else if (!rq->args_only && !rq->dry_run) {
 		r = guest_start(m, rq, rq->primary ? MC_SIDE_PRIMARY : MC_SIDE_BACKUP,
@@ -111,7 +112,9 @@ static void gate_inspected(struct manager *m, struct request *rq, int status, co
 		join_refusals(bad, rq->cfg.guest, why, sizeof(why));
 		finish(m, rq, -EPERM, why);
 	} else {
-		snprintf(why, sizeof(why), "guest %s: its network interfaces can't be examined",
+		snprintf(why, sizeof(why),
+		         "guest %s: its network interfaces can't be examined; journalctl -u "
+		         "mc-supervisor says why",
 		         rq->cfg.guest);
 		finish(m, rq, -EIO, why);
 	}
@@ -143,7 +146,9 @@ static void inspected(struct manager *m, struct request *rq, bool primary, const
 	rq->ram_bytes = (uint64_t)json_integer_value(json_object_get(j, "ram_bytes"));
 	rq->standby_args = strdup(args ?: "");
 	if (!j || !json_is_array(bad)) {
-		snprintf(why, sizeof(why), "guest %s: QEMU behind %s can't be examined",
+		snprintf(why, sizeof(why),
+		         "guest %s: QEMU behind %s can't be examined; journalctl -u mc-supervisor "
+		         "says why",
 		         rq->cfg.guest, rq->cfg.qmp);
 		finish(m, rq, -EIO, why);
 	} else if (json_array_size(bad) && !(rq->args_only && args)) {
@@ -209,8 +214,8 @@ int start_check(struct manager *m, const struct request *rq, bool primary, char 
 		return r;
 	}
 	if (old && !guest_replaceable(old) && (rq->again || !again_gives_way(old))) {
-		snprintf(why, why_len, "guest %s exists and is %s", rq->cfg.guest,
-		         mc_state_name(guest_state(old)));
+		snprintf(why, why_len, "guest %s exists and is %s; mcctl unprotect %s ends that",
+		         rq->cfg.guest, mc_state_name(guest_state(old)), rq->cfg.guest);
 		return -EEXIST;
 	}
 	if (!old && m->nguests >= GUESTS_MAX) {
@@ -251,7 +256,7 @@ int start_examine(struct manager *m, struct request *rq, bool primary, char *why
 	r = inspect_run(m, rq, primary ? INSPECT_PRIMARY : INSPECT_STANDBY,
 	                primary ? inspected_primary : inspected_standby);
 	if (r < 0)
-		snprintf(why, why_len, "guest %s: can't examine its QEMU: %s", rq->cfg.guest,
-		         strerror(-r));
+		snprintf(why, why_len, "guest %s: can't examine its QEMU: %s; try again",
+		         rq->cfg.guest, strerror(-r));
 	return r;
 }

@@ -148,7 +148,8 @@ static void rejected(struct rdma *r, const struct verbs_event *e)
 		         "the backup speaks version %u of the link by RDMA, this is version %u",
 		         f.version, MC_RDMA_VERSION);
 	else
-		snprintf(why, sizeof(why), "the backup can't take the link by RDMA");
+		snprintf(why, sizeof(why),
+		         "the backup can't take the link by RDMA; --transport tcp does without");
 	lost(r, f.error && f.error < 4096 ? -(int)f.error : e->error, why);
 }
 
@@ -277,7 +278,7 @@ static int on_answer(void *ctx, struct link *l, const struct mc_wire_header *h, 
 	if (h->type != MC_MSG_END)
 		return -EPROTO;
 	e = r->l.events->message(r->l.ctx, &r->l, h, payload, 0);
-	rdma_closed(r, e < 0 ? e : -ECONNREFUSED, "message refused");
+	rdma_closed(r, e < 0 ? e : -ECONNREFUSED, "what the peer sent is refused");
 	return 0;
 }
 

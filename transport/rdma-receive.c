@@ -115,7 +115,7 @@ static void deliver(struct rdma *r, const struct mc_wire_header *h, const uint8_
 	int e = r->l.events->message(r->l.ctx, &r->l, h, payload, slab);
 
 	if (e < 0)
-		rdma_closed(r, e, "message refused");
+		rdma_closed(r, e, "what the peer sent is refused");
 }
 
 static void take_message(struct rdma *r, const uint8_t *p, uint32_t len)

@@ -68,7 +68,7 @@ static bool message_complete(struct tcp *t)
 	t->l.copied += t->h.length - head; /* out of the socket */
 	r = t->l.events->message(t->l.ctx, &t->l, &t->h, t->control, slab);
 	if (r < 0)
-		tcp_closed(t, r, "message refused");
+		tcp_closed(t, r, "what the peer sent is refused");
 	return !t->dead;
 }
 
