@@ -91,6 +91,27 @@ def test_certificates():
         check(h.standby_qemu.status() == "running", f"standby is {h.standby_qemu.status()}")
 
 
+def test_restart_of_transport():
+    """A transport that is restarted, or dies, is back with a new handshake before anybody thinks of a takeover."""
+    with mctest.World() as w:
+        h = Hosts(w)
+        # The restart grace is the default: 60 ms.
+        h.standby("--tls-dir", h.tls_b)
+        h.protected("--tls-dir", h.tls_a)
+        for host in (w.a, w.b):
+            for asked in (True, False):
+                old = host.worker_pids("transport")
+                if asked:
+                    host.mcctl("restart", "vm", "transport")
+                else:
+                    os.kill(old[0][0], signal.SIGKILL)
+                sc.epochs_go_on(w.a, 3)
+                check(host.worker_pids("transport") != old, f"the transport on {host.name} goes on")
+                check(w.a.state() == "PROTECTED" and w.b.state() == "PROTECTED", f"{'restart' if asked else 'kill'} on "
+                      f"{host.name}: {w.a.state()} {w.b.state()}")
+                check("TLS1.3" in w.a.status()["Security"], w.a.status()["Security"])
+
+
 def keys_of(pid):
     """Open files of a process that hold credentials."""
     links = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
