@@ -7,6 +7,8 @@
 #   make plots        pictures of them: docs/bench-*.svg
 #   sudo make soak KILLS=1000   every process killed again and again, at every fault point
 #   make fuzz         libFuzzer on every fuzz-*.c, FUZZ_SECONDS=60 each, FUZZ=NAME... for some
+#   sudo make check-systemd   the packages on a Debian with systemd, in a virtual machine
+#   sudo make check-libvirt   a domain of two real libvirt daemons
 #   make lint         clang-format, cppcheck, shellcheck
 #
 # B is the build directory; SAN=address,undefined (sanitizers) and FAULTS=1 (fault points) build
@@ -64,7 +66,7 @@ REPLAY := $(patsubst %.c,$(B)/%,$(filter-out %/fuzz-main.c,$(foreach d,$(LIBDIRS
 FUZZ ?= all
 FUZZ_SECONDS ?= 60
 
-.PHONY: install deb check-systemd all deps guest demo check check-unit check-integration check-kernel kernel bench bench-programs plots soak fuzz fuzz-bins lint lint-deps clean unit
+.PHONY: install deb check-systemd check-libvirt all deps guest demo check check-unit check-integration check-kernel kernel bench bench-programs plots soak fuzz fuzz-bins lint lint-deps clean unit
 all: $(BINS)
 unit: $(UNIT) $(if $(SAN),$(REPLAY))
 fuzz-bins: $(REPLAY:=-lf)
@@ -89,7 +91,7 @@ $(UNIT): $(B)/%: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA
 test-rdma_LD := $(foreach f,$(shell sed -n 's/^WRAP.[^,]*, \([a-z_]*\),.*/\1/p' transport/test-rdma-fake.h),-Wl,--wrap=verbs_$f)
 test-rdma-slabs_LD := $(test-rdma_LD)
 test-verbs_LD := $(foreach f,$(shell sed -n 's/^WRAP.[^,]*, \([a-z_0-9]*\),.*/\1/p' verbs/test-verbs.c),-Wl,--wrap=$f)
-fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send
+fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send,--wrap=qmp_io_wait
 $(REPLAY): $(B)/%: $(B)/%.o $(B)/ipc/fuzz-main.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
 	$(CC) $(ALLLD) $($(@F)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a $(LIBS) \
 		$($(call dirof,$@)_LIBS)
@@ -199,7 +201,14 @@ deb:
 
 # The packages under a real systemd, in a virtual machine.
 check-systemd: deb kernel
+	scripts/install-deps systemd
 	tests/run --systemd
+
+# A domain of real libvirt daemons.
+check-libvirt: guest
+	scripts/install-deps libvirt
+	$(MAKE) -j$(JOBS) all
+	tests/run --libvirt
 
 lint: lint-deps
 	clang-format --dry-run -Werror $(wildcard $(patsubst %,%/*.[ch],$(LIBDIRS) $(PROCS)))
