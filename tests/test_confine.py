@@ -117,3 +117,38 @@ def test_placement():
         for pid, name in workers(w.a):
             check(status(pid)["Cpus_allowed_list"] == "1", f"{name} runs on {status(pid)['Cpus_allowed_list']}")
         sc.epochs_go_on(w.a, 3)
+
+
+def cgroup2():
+    """Where this machine has its control groups of version 2; None when it has none."""
+    with open("/proc/mounts", encoding="utf-8") as f:
+        return next((line.split()[1] for line in f if line.split()[2] == "cgroup2"), None)
+
+
+def test_control_group():
+    """All of a guest's processes run in the group that it names, successors too."""
+    top = cgroup2()
+    check(top, "no control groups of version 2 here")
+    name = f"mctest{os.getpid()}"
+    group = f"{top}/{name}"
+    os.mkdir(group)
+    try:
+        with mctest.World() as w:
+            w.a.run("mount", "-t", "cgroup2", "none", "/sys/fs/cgroup")
+            w.a.start()
+            w.b.start()
+            w.a.guest("vm", mem=64, serial=False, bios=True, nics=0)
+            s = w.b.guest("vm", mem=64, serial=False, bios=True, nics=0, incoming=True)
+            none = ("--gate", "none", "--insecure")
+            w.b.mcctl("standby", "vm", "--qmp", s.qmp_path, *none)
+            w.a.mcctl("protect", "vm", "--qmp", w.a.guests["vm"].qmp_path, "--peer", f"{w.b.addr}:{mctest.PORT}", *none,
+                      "--cgroup", f"/sys/fs/cgroup/{name}")
+            w.a.wait_state("PROTECTED")
+            os.kill(w.a.worker_pids("stage")[0][0], signal.SIGKILL)
+            sc.epochs_go_on(w.a, 3)
+            with open(f"{group}/cgroup.procs", encoding="ascii") as f:
+                inside = {int(line) for line in f}
+            check(inside == {p for p, _ in workers(w.a)}, f"{inside} are in the group, not {workers(w.a)}")
+    finally:
+        mctest.wait_for("an empty group", lambda: not open(f"{group}/cgroup.procs", encoding="ascii").read(), 5)
+        os.rmdir(group)
