@@ -193,7 +193,7 @@ def purge(vm):
     check(r.status != 0 and MC in out(vm, "command -v mcctl"), "purged under a protected guest")
     # What was refused has restarted the service, which adopts its guests within a second.
     wait(vm, f"{MC} status vm", 10)
-    vm.sh(f"{MC} unprotect vm && {MC} unprotect vm", timeout=60)
+    vm.sh(f"{MC} unprotect vm; while {MC} status vm >/dev/null 2>&1; do {MC} unprotect vm; done", timeout=60)
     # The other host ends by itself.
     vm.sh(f"for g in vm vm2; do {MC} --bus={OTHER} unprotect $g; done", ok=False, timeout=60)
     vm.sh("systemctl stop other; pkill -x 'mc-.*'; rm -rf /run/other", ok=False)
