@@ -119,7 +119,7 @@ def test_late_supervisor():
         sc.boot(w.a, work="mc.none=1")  # a guest that sends nothing: netgate sleeps between barriers
         sc.protect(w.a, w.b)
         w.a.mcctl("set", "vm", "interval=1000")
-        for _ in range(12):
+        for _ in range(8):
             w.a.supervisor.send_signal(signal.SIGSTOP)
             time.sleep(0.16)
             w.a.supervisor.send_signal(signal.SIGCONT)

@@ -10,6 +10,8 @@ import mctest
 import scenario as sc
 from mctest import check
 
+IN_PAIRS = True  # nothing here depends on how fast the machine is
+
 BIOS = {"bios": True, "serial": False, "mem": 128}
 
 

@@ -4,6 +4,8 @@
 from kernelhosts import Hosts
 from mctest import check, wait_for
 
+IN_PAIRS = True  # nothing here depends on how fast the machine is
+
 
 def loose_guest_is_refused(w):
     """A guest whose RAM isn't locked."""

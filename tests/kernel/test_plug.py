@@ -7,12 +7,14 @@ import re
 from kernelvm import VM
 from mctest import TOP, check, run
 
+IN_PAIRS = True  # nothing here depends on how fast the machine is
+
 MODULES = ["tun", "ifb numifbs=0", "sch_plug", "act_mirred", "act_gact", "cls_u32", "sch_ingress", "bridge", "veth", "dummy"]
 FAULTS = os.path.join(TOP, "build-faults")
 
 
 def _run(smp, *groups):
-    run("make", "-s", "-C", TOP, "FAULTS=1", f"B={FAULTS}", f"{FAULTS}/netgate/kernel-plug", timeout=170)
+    run("flock", f"{TOP}/build", "make", "-s", "-C", TOP, "FAULTS=1", f"B={FAULTS}", f"{FAULTS}/netgate/kernel-plug", timeout=170)
     files = [(f"{FAULTS}/netgate/kernel-plug", "/t/netgate/kernel-plug"), (f"{FAULTS}/mc-netgate", "/t/mc-netgate")]
     with VM(modules=MODULES, files=files, parts=["ip"], smp=smp) as vm:
         for group in groups:

@@ -4,6 +4,8 @@
 from kernelvm import VM
 from mctest import BUILD, check
 
+IN_PAIRS = True  # nothing here depends on how fast the machine is
+
 
 def test_softdirty_tracker():
     """The tracker's own tests, with the machine's huge page policy in their hands."""
