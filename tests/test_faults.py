@@ -31,6 +31,19 @@ def both_in_a_pause(b):
     b.all_well("capture and guard killed in a pause")
 
 
+def hung_while_attaching_again(b):
+    """A successor of capture that stands still in the middle of attaching is replaced, too; the guest runs on."""
+    died = len(faults.deaths(b.a))
+    faults.kill_and_arm(b.a, "capture", "capture.attach.mapped:stall")
+    t = time.monotonic()
+    while len(faults.deaths(b.a)) < died + 2:
+        mctest.wait_for("the guest to run", lambda: b.g.status() == "running", 0.5, every=0.005)
+        check(time.monotonic() < t + 8, f"one that hung while attaching wasn't found: {faults.deaths(b.a)}")
+        time.sleep(0.1)
+    check("hung and was killed" in faults.deaths(b.a)[-1], f"obituary: {faults.deaths(b.a)[-1]}")
+    b.all_well("capture hung while attaching again")
+
+
 def test_points():
     """A sample of the fault points, in one protection; then QEMU dies with its capture."""
     with faults.programs(), mctest.World() as w:
@@ -38,6 +51,7 @@ def test_points():
         for name, action in SAMPLE:
             b.take(faults.by_name(name), action)
         both_in_a_pause(b)
+        hung_while_attaching_again(b)
         # Nobody is left who could say why QEMU ended: the backup goes on with the guest, even when
         # its restore dies while the standby loads.
         faults.arm(b.b, "restore", "restore.take.loading:crash")

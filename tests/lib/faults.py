@@ -74,8 +74,19 @@ def arena(host, name="vm"):
 
 def arm(host, role, spec):
     """Arms a point of a process that runs; it has it when this returns."""
-    r = subprocess.run([f"{BUILD}/soak-arm", arena(host), str(PLACES[role]), spec], check=False)
+    r = subprocess.run([f"{BUILD}/soak-arm", arena(host), str(PLACES[role]), spec], stdout=subprocess.DEVNULL,
+                       check=False)
     check(r.returncode == 0, f"mc-{role} on {host.name} didn't take {spec}")
+
+
+def kill_and_arm(host, role, spec):
+    """Kills a process; its successor has the point before it passes any."""
+    pid = host.worker_pids(role)[0][0]
+    os.kill(pid, signal.SIGSTOP)
+    with subprocess.Popen([f"{BUILD}/soak-arm", arena(host), str(PLACES[role]), spec], stdout=subprocess.PIPE) as p:
+        p.stdout.readline()
+        os.kill(pid, signal.SIGKILL)
+        check(p.wait() == 0, f"no successor of mc-{role} on {host.name} took {spec}")
 
 
 def arm_start(host, spec):

@@ -4,8 +4,8 @@
  *
  *   arm ARENA PLACE SPEC
  *
- * ARENA: path of the guest's arena.  PLACE: number of the process' place.  Ends once the process
- * has taken it; exit status 1 when it doesn't within 5 s.
+ * ARENA: path of the guest's arena.  PLACE: number of the process' place.  Says "set" once it lies
+ * ready, and ends once the process has taken it; exit status 1 when it doesn't within 5 s.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -39,6 +39,8 @@ int main(int argc, char **argv)
 	slot = (struct mc_fault_slot *)((uint8_t *)map + offset);
 	strcpy(slot->text, argv[3]);
 	atomic_store_explicit(&slot->set, 1, memory_order_release);
+	puts("set");
+	fflush(stdout);
 	while (atomic_load_explicit(&slot->set, memory_order_acquire)) {
 		if (mc_now_ns() > end)
 			return 1;
