@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "../ipc/pass-fd.h"
 #include "../ipc/util.h"
 #include "io.h"
 
@@ -30,30 +31,6 @@ int qmp_io_wait(int fd, short events, uint64_t deadline_ns)
 	}
 }
 
-static ssize_t send_once(int fd, const char *text, size_t len, int pass)
-{
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} ctl = {.buf = {0}};
-	struct iovec iov = {.iov_base = (char *)text, .iov_len = len};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
-	struct cmsghdr *c;
-	ssize_t n;
-
-	if (pass >= 0) {
-		m.msg_control = ctl.buf;
-		m.msg_controllen = sizeof(ctl.buf);
-		c = CMSG_FIRSTHDR(&m);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &pass, sizeof(int));
-	}
-	n = sendmsg(fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-	return n < 0 ? -errno : n;
-}
-
 int qmp_io_send(int fd, const char *text, size_t len, int pass, uint64_t deadline_ns, bool *partly)
 {
 	ssize_t n;
@@ -61,9 +38,7 @@ int qmp_io_send(int fd, const char *text, size_t len, int pass, uint64_t deadlin
 
 	*partly = false;
 	while (len) {
-		n = send_once(fd, text, len, pass);
-		if (n == -EINTR)
-			continue;
+		n = mc_fd_send(fd, text, len, pass);
 		if (n == -EAGAIN) {
 			r = qmp_io_wait(fd, POLLOUT, deadline_ns);
 			if (r < 0)

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "../ipc/copyset.h"
+#include "../ipc/pass-fd.h"
 #include "../ipc/util.h"
 #include "../qmp/qmp.h"
 #include "rehearse.h"
@@ -298,25 +299,12 @@ static int send_step(const struct helper *h, enum rehearse_step step, int error,
 static int await_go(void)
 {
 	struct rehearse_message m;
-	struct iovec iov = {.iov_base = &m, .iov_len = sizeof(m)};
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} u;
-	struct msghdr msg = {.msg_iov = &iov,
-	                     .msg_iovlen = 1,
-	                     .msg_control = u.buf,
-	                     .msg_controllen = sizeof(u.buf)};
-	struct cmsghdr *c;
-	int fd;
+	int mc_autoclose fd = -1;
+	ssize_t n = mc_fd_receive(REHEARSE_FD, &m, sizeof(m), &fd);
 
-	if (recvmsg(REHEARSE_FD, &msg, MSG_CMSG_CLOEXEC) != sizeof(m) || m.step != REHEARSE_GO)
+	if (n != sizeof(m) || m.step != REHEARSE_GO)
 		return -EPIPE;
-	c = CMSG_FIRSTHDR(&msg);
-	if (!c || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(int)))
-		return -EBADMSG;
-	memcpy(&fd, CMSG_DATA(c), sizeof(fd));
-	return fd;
+	return fd < 0 ? -EBADMSG : mc_take_fd(&fd);
 }
 
 static int parse(struct helper *h, int argc, char **argv)

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "../ipc/log.h"
+#include "../ipc/pass-fd.h"
 #include "../ipc/util.h"
 #include "restore.h"
 
@@ -76,19 +77,10 @@ static void finish(struct restore *r, const struct rehearse_message *m)
 static int go(struct restore *r)
 {
 	struct rehearse_message m = {.step = REHEARSE_GO};
-	struct iovec iov = {.iov_base = &m, .iov_len = sizeof(m)};
-	union {
-		char buf[CMSG_SPACE(sizeof(int))];
-		struct cmsghdr align;
-	} u = {0};
-	struct msghdr msg = {.msg_iov = &iov,
-	                     .msg_iovlen = 1,
-	                     .msg_control = u.buf,
-	                     .msg_controllen = sizeof(u.buf)};
 	mc_handle h = commit_state_slab(r);
 	struct mc_slab_meta *meta = mc_pool_meta(&r->a->slabs, h);
 	int mc_autoclose fd = -1;
-	struct cmsghdr *c;
+	ssize_t n;
 
 	r->rehearsal.epoch = restore_committed(r);
 	if (!meta || meta->used > mc_copyset_state_max(r->a->slabs.unit) ||
@@ -97,13 +89,9 @@ static int go(struct restore *r)
 	fd = standby_state_file(r, mc_pool_data(&r->a->slabs, h), meta->used);
 	if (fd < 0)
 		return fd;
-	c = CMSG_FIRSTHDR(&msg);
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	if (sendmsg(r->rehearsal.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		return -errno;
+	n = mc_fd_send(r->rehearsal.fd, &m, sizeof(m), fd);
+	if (n < 0)
+		return (int)n;
 	r->rehearsal.hold_until = mc_now_ns() + HOLD_NS;
 	return 0;
 }
