@@ -337,6 +337,16 @@ static int epoch_is_due(struct capture *c)
 	return asked || now >= c->due;
 }
 
+/* False: the backup can't have the whole of any epoch, so it can't take over. */
+static bool may_be_armed(const struct capture *c, enum mc_state s)
+{
+	const struct mc_control *ctl = c->a->control;
+
+	return s == MC_STATE_PROTECTED ||
+	       (atomic_load_explicit(&ctl->link, memory_order_acquire) != MC_LINK_UP &&
+	        atomic_load(&ctl->first_sent));
+}
+
 static int epochs_phase(struct capture *c)
 {
 	struct mc_control *ctl = c->a->control;
@@ -366,11 +376,13 @@ static int epochs_phase(struct capture *c)
 		c->phase = PHASE_ENDING;
 		return 1;
 	}
+	/* The link broke before anything was committed. */
+	if (s == MC_STATE_SYNCING && sync_again(c))
+		return sync_begin_again(c);
 	if (apply_policy(c))
 		return 1;
 	update_strikes(c);
-	if (c->running && atomic_load(&ctl->lease_until) < mc_now_ns() &&
-	    (s == MC_STATE_PROTECTED || atomic_load(&ctl->link) != MC_LINK_UP)) {
+	if (c->running && atomic_load(&ctl->lease_until) < mc_now_ns() && may_be_armed(c, s)) {
 		r = held_hold(c, MC_REASON_PEER_LOST,
 		              "the backup hasn't answered within the lease");
 		if (r < 0 && c->qmp_dead)

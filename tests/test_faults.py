@@ -72,6 +72,23 @@ def test_points_alone():
                 faults.Bench(w, *faults.PATIENT, start=False).take_alone(faults.by_name(name), "crash")
 
 
+def test_first_copy_begins_again_under_its_first_epoch():
+    """The link breaks when the first copy is through and its first epoch not yet on its way: both are made anew."""
+    with faults.programs(), mctest.World() as w:
+        b = faults.Bench(w, *faults.PATIENT, start=False)
+        faults.arm_start(b.a, "stage.journal.staged:stall")
+        sc.standby(b.b, b.g, *b.extra)
+        b.a.mcctl(*sc.protect_args(b.a, b.b, *b.extra))
+        mctest.wait_for("a stage worker", lambda: b.a.worker_pids("stage"), 5)
+        stage = b.a.worker_pids("stage")[0][0]
+        mctest.wait_for("the first epoch", lambda: faults.state_of(stage) == "T", 30, every=0.001)
+        os.kill(b.a.worker_pids("transport")[0][0], signal.SIGKILL)
+        b.a.wait_state("PROTECTED", timeout=20)
+        b.slabs, b.redis = b.a.status()["SyncDone"], mctest.Redis(w)
+        b.all_well("a first copy that began again")
+        b.fail_over()
+
+
 def test_points_are_listed():
     """Every point that the sources name is in the list of its process, and none twice."""
     names = [p.name for p in faults.points()]

@@ -8,8 +8,9 @@ from test_service import stage_props
 
 
 def fill(host, folder, leave=0):
-    """Leaves no more than `leave` bytes in a file system."""
-    host.run("sh", "-c", f"fallocate -l $(($(df --output=avail -B1 {folder} | tail -1) - {leave})) {folder}/fill")
+    """Leaves no more than `leave` bytes in a file system; again: takes what was given back meanwhile."""
+    host.run("sh", "-c", f"touch {folder}/fill; until fallocate -l $(($(stat -c %s {folder}/fill) + "
+                         f"$(df --output=avail -B1 {folder} | tail -1) - {leave})) {folder}/fill; do :; done")
 
 
 def test_shm_fills_up_meanwhile():
@@ -24,10 +25,13 @@ def test_shm_fills_up_meanwhile():
         mem = mctest.MemCheck(w)
         sc.write_for(redis, 1)
         pids = sorted(p for p, _ in w.a.worker_pids())
-        for host in (w.a, w.b):
-            fill(host, "/dev/shm")
         w.a.mcctl("set", "vm", "interval=1000")  # far more to copy in an epoch than there are slabs for
-        mctest.wait_for("epochs without memory", lambda: stage_props(w.a, "capture")["aborts"] > 1, 30, every=0.2)
+
+        def starved():
+            for host in (w.a, w.b):
+                fill(host, "/dev/shm")  # the pools of the first copy shrink by and by
+            return stage_props(w.a, "capture")["aborts"] > 1
+        mctest.wait_for("epochs without memory", starved, 30, every=0.2)
         w.a.mcctl("set", "vm", "interval=50")
         for host in (w.a, w.b):
             host.run("rm", "/dev/shm/fill")

@@ -77,11 +77,19 @@ class Stutter(threading.Thread):
         self.join()
 
 
-def fewer_epochs(host, redis, seconds):
+def epochs_in(host, redis, seconds):
     """Epochs committed in that time, under the client's load."""
     n = host.status()["CommittedEpoch"]
     sc.write_for(redis, seconds)
     return host.status()["CommittedEpoch"] - n
+
+
+def becomes_slow(host, redis, before, what):
+    """Fewer epochs a second than before; the guest of a busy machine may write little for a while."""
+    seen = []
+    while not seen or seen[-1] >= before * 0.8:
+        check(len(seen) < 8, f"{what}: {seen} epochs/s instead of {before}: it isn't slow")
+        seen.append(epochs_in(host, redis, 1))
 
 
 def test_slow():
@@ -93,7 +101,7 @@ def test_slow():
         mem, watch = mctest.MemCheck(w), mctest.CounterWatch(w)
         sc.protect(w.a, w.b, *SMALL, standby_args=SMALL)
         redis = mctest.Redis(w)
-        before = fewer_epochs(w.a, redis, 1)
+        before = epochs_in(w.a, redis, 1)
         for what in ("link", "backup", "workers"):
             most = Watch(g, w.a, w.b)
             if what == "link":
@@ -102,7 +110,7 @@ def test_slow():
                 s = Stutter(w.b.worker_pids("restore")[0][0], 0.005, 0.15)
             else:
                 w.a.mcctl("set", "vm", "zstd-level=19")
-            slow = fewer_epochs(w.a, redis, 1)
+            becomes_slow(w.a, redis, before, what)
             if what == "link":
                 slow_link(w.a, None)
             elif what == "backup":
@@ -111,7 +119,6 @@ def test_slow():
                 w.a.mcctl("set", "vm", "zstd-level=-1")
             states = most.end()
             check(states == {"PROTECTED"}, f"{what}: states {states}")
-            check(slow < before * 0.8, f"{what}: {slow:.0f} epochs/s instead of {before}: it wasn't slow")
             sc.epochs_go_on(w.a, 10)
             watch.poll()
             check(not watch.back, f"{what}: counts taken back: {watch.back[:3]}")

@@ -31,6 +31,18 @@ static void drop_window(struct transport *t)
 	t->p.sync_next = 0;
 }
 
+bool again_held(struct transport *t)
+{
+	if (!again_pending(t) ||
+	    primary_move(t, MC_STATE_HELD, MC_STATE_DEGRADED, MC_REASON_STANDBY_LOST) < 0)
+		return false;
+	mc_warn("the first copy broke off while the guest was held: the guest runs unprotected "
+	        "until a new protection begins");
+	mc_worker_event(t->w, "standby-lost", 0,
+	                "the first copy broke off while the guest was held");
+	return true;
+}
+
 bool again_begin(struct transport *t)
 {
 	struct mc_control *c = t->a->control;

@@ -422,6 +422,8 @@ int primary_work(struct transport *t)
 		r = apply_acks(t);
 	if (r)
 		return r;
+	if (again_held(t))
+		return 1;
 	if (ask_wanted(t))
 		return ask_step(t);
 	if (finished(t))

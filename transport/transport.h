@@ -192,6 +192,12 @@ int ending_unlinked(struct transport *t);
 bool again_pending(const struct transport *t);
 /* Asks capture for it. False: too often, or nobody knows that the backup isn't armed. */
 bool again_begin(struct transport *t);
+/*
+ * Capture held the guest at the moment at which the copy was to begin again: the backup is certain
+ * not to be armed, so the guest is let go, HELD -> DEGRADED, and a new standby asked for.  True:
+ * done.
+ */
+bool again_held(struct transport *t);
 
 /* handover.c: a planned switchover. */
 bool handover_may_send(struct transport *t);     /* END(failover) may go out now */
