@@ -21,8 +21,6 @@ void end_qemu_gone(struct capture *c)
 		why = c->shutdown_reason;
 	if (why == MC_REASON_HOST_SIGNAL && c->a->config->on_host_shutdown == 1)
 		why = MC_REASON_GUEST_SHUTDOWN;
-	mc_info("QEMU %d is gone: %s", (int)c->vm.pid, mc_reason_name(why));
-	mc_worker_event(c->w, "qemu-gone", 0, "QEMU is gone: %s", mc_reason_name(why));
 	(void)mc_journal_abort_from(&c->a->journal, atomic_load(&c->a->journal.shm->last_begun),
 	                            -ECONNRESET);
 	c->qmp_dead = true;
@@ -30,7 +28,10 @@ void end_qemu_gone(struct capture *c)
 	atomic_store(&ctl->guest_end, why);
 	atomic_store_explicit(&ctl->capture_ready, 1, memory_order_release);
 	c->phase = PHASE_DONE;
+	/* The takeover waits for these words; whoever reads a log can wait. */
 	mc_arena_ring_all(c->a);
+	mc_info("QEMU %d is gone: %s", (int)c->vm.pid, mc_reason_name(why));
+	mc_worker_event(c->w, "qemu-gone", 0, "QEMU is gone: %s", mc_reason_name(why));
 }
 
 /*

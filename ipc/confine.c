@@ -100,6 +100,7 @@ static const char *const base_calls[] = {
         "sendmmsg",
         "sendmsg",
         "sendto",
+        "setpriority",
         "setsockopt",
         "shutdown",
         "sigaltstack",

@@ -14,6 +14,7 @@
 #include "arbiter.h"
 #include "fault.h"
 #include "log.h"
+#include "urgent.h"
 #include "util.h"
 #include "worker-bus.h"
 
@@ -283,6 +284,7 @@ int mc_worker_confine(struct mc_worker *w, uint64_t capabilities, unsigned more)
 
 static void worker_done(struct mc_worker *w)
 {
+	mc_not_urgent(); /* unmapping an arena takes a millisecond, of which nobody waits for any */
 	w->bus = mc_worker_bus_free(w->bus);
 	w->event = sd_event_unref(w->event);
 	mc_closep(&w->creds_fd);
@@ -333,6 +335,7 @@ int mc_worker_run(int argc, char **argv, const struct mc_worker_ops *ops, void *
 	if (r < 0)
 		return r == -EPROTONOSUPPORT ? MC_EXIT_ABI : r == -EBUSY ? MC_EXIT_BUSY : 1;
 	sign_in(&w);
+	(void)mc_urgent(0);
 	r = set_up(&w, &a);
 	if (r >= 0)
 		r = sd_event_loop(w.event);

@@ -160,6 +160,14 @@ static int await_running(struct restore *r)
 	return r->resumed ? 0 : e;
 }
 
+/* Now that QEMU has something to do: everybody else hears of the takeover. */
+static void tell(struct restore *r)
+{
+	mc_arena_ring_all(r->a);
+	mc_warn("takes over: %s",
+	        mc_reason_name(mc_state_reason(atomic_load(&r->a->control->state))));
+}
+
 int standby_go(struct restore *r, const void *state, size_t len)
 {
 	int mc_autoclose fd = -1;
@@ -178,6 +186,7 @@ int standby_go(struct restore *r, const void *state, size_t len)
 		return mc_log_errno(e, "device state file");
 	(void)mc_fault(MC_FAULT_RESTORE_GIVEN);
 	e = qmp_send_raw(r->q, incoming_cmd, sizeof(incoming_cmd) - 1);
+	tell(r);
 	if (e == 0)
 		e = qmp_wait(r->q, mc_now_ns() + COMMAND_MS * MC_NS_PER_MS);
 	(void)mc_fault(MC_FAULT_RESTORE_LOADING);

@@ -13,6 +13,7 @@
 
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
+#include "../ipc/urgent.h"
 #include "../ipc/util.h"
 #include "restore.h"
 
@@ -212,6 +213,7 @@ int standby_attach(struct restore *r)
 	if (e < 0)
 		return e;
 	(void)mc_fault(MC_FAULT_RESTORE_MAPPED);
+	(void)mc_urgent_process(r->vm.pid);
 	if (atomic_load(&c->standby_ready))
 		return 0;
 	publish(r);

@@ -200,7 +200,5 @@ int takeover_step(struct restore *r)
 	if (e < 0)
 		return 0; /* the supervisor ended it meanwhile */
 	(void)mc_fault(MC_FAULT_RESTORE_TAKING);
-	mc_arena_ring_all(r->a);
-	mc_warn("takes over: %s", mc_reason_name(why));
-	return 1;
+	return 1; /* go() tells of it */
 }

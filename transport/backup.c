@@ -284,11 +284,11 @@ static int take_end(struct transport *t, const struct mc_wire_header *h, const v
 
 	if (r < 0 || !reason || reason >= MC_REASONS)
 		return -EPROTO;
-	mc_info("the primary ended: %s", text);
 	t->b.end_acked = false;
 	atomic_store_explicit(&t->a->control->peer_end, reason, memory_order_release);
 	(void)mc_fault(MC_FAULT_RECEIVER_END);
 	mc_arena_ring(t->a, MC_ROLE_RESTORE);
+	mc_info("the primary ended: %s", text);
 	return 0;
 }
 

@@ -114,6 +114,7 @@ int ending_send(struct transport *t)
 	t->p.end_sent = true;
 	(void)transport_send_reason(t->link, MC_MSG_END, 0, (uint32_t)why,
 	                            mc_reason_name((enum mc_reason)why));
+	link_flush(t->link); /* before the bells: those that they wake may get this CPU */
 	(void)mc_fault(MC_FAULT_TRANSPORT_END);
 	if (died(why)) {
 		atomic_store(&c->peer_taken, primary_armed(t));
