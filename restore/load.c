@@ -15,10 +15,13 @@
 #include "../ipc/util.h"
 #include "restore.h"
 
-#define COMMAND_MS  2000
-#define LOAD_NS     (5 * MC_NS_PER_S)
-#define HEAD        8 /* magic and version of a migration stream */
-#define CONFIG      7 /* QEMU_VM_CONFIGURATION */
+#define COMMAND_MS 2000
+#define COMMAND_NS (COMMAND_MS * MC_NS_PER_MS)
+#define LOAD_NS    (5 * MC_NS_PER_S)
+#define STEP_NS                                                                                    \
+	(100 * MC_NS_PER_MS) /* of a wait: who hangs is found though QEMU may take its time */
+#define HEAD        8        /* magic and version of a migration stream */
+#define CONFIG      7        /* QEMU_VM_CONFIGURATION */
 #define CMDLINE_MAX (1U << 20)
 
 static const char incoming_cmd[] =
@@ -98,8 +101,13 @@ int standby_state_file(const struct restore *r, const uint8_t *state, size_t len
 
 static int give_file(struct restore *r, int fd)
 {
-	return qmp_command_fd(r->q, "getfd", json_pack("{s:s}", "fdname", "mc-state"), fd,
-	                      COMMAND_MS, NULL);
+	int e;
+
+	mc_worker_busy(r->w, COMMAND_NS);
+	e = qmp_command_fd(r->q, "getfd", json_pack("{s:s}", "fdname", "mc-state"), fd, COMMAND_MS,
+	                   NULL);
+	mc_worker_busy(r->w, 0);
+	return e;
 }
 
 /* QEMU's copy of the descriptor shares the file's offset: it reads from where we leave it. */
@@ -116,10 +124,14 @@ void load_prepare(struct restore *r)
 /* 0, or the run state says that no load is going on: -EREMOTEIO. */
 static int look(struct restore *r)
 {
+	const char *status;
 	json_t *v = NULL;
-	int e = qmp_command(r->q, "query-status", NULL, COMMAND_MS, &v);
-	const char *status = json_string_value(json_object_get(v, "status"));
+	int e;
 
+	mc_worker_busy(r->w, COMMAND_NS);
+	e = qmp_command(r->q, "query-status", NULL, COMMAND_MS, &v);
+	mc_worker_busy(r->w, 0);
+	status = json_string_value(json_object_get(v, "status"));
 	if (e == 0 && json_is_true(json_object_get(v, "running")))
 		r->resumed = true;
 	else if (e == 0 && status && strcmp(status, "paused") == 0)
@@ -137,7 +149,9 @@ static int wait_event(struct restore *r, uint64_t end)
 
 	if (now >= end)
 		return -ETIMEDOUT;
-	if (poll(&p, 1, (int)((end - now) / MC_NS_PER_MS) + 1) < 0 && errno != EINTR)
+	mc_worker_alive(r->w);
+	if (poll(&p, 1, (int)(mc_min_u64(end - now, STEP_NS) / MC_NS_PER_MS) + 1) < 0 &&
+	    errno != EINTR)
 		return -errno;
 	return qmp_dispatch(r->q);
 }
@@ -152,12 +166,26 @@ static int await_running(struct restore *r)
 	while (e == 0 && !r->resumed) {
 		if (r->loaded && !told) {
 			told = true;
+			mc_worker_busy(r->w, COMMAND_NS);
 			e = qmp_command(r->q, "cont", NULL, COMMAND_MS, NULL);
+			mc_worker_busy(r->w, 0);
 		} else {
 			e = wait_event(r, end);
 		}
 	}
 	return r->resumed ? 0 : e;
+}
+
+static int await_answer(struct restore *r)
+{
+	uint64_t end = mc_now_ns() + COMMAND_NS;
+	int e;
+
+	do {
+		mc_worker_alive(r->w);
+		e = qmp_wait(r->q, mc_min_u64(mc_now_ns() + STEP_NS, end));
+	} while (e == -ETIMEDOUT && mc_now_ns() < end);
+	return e;
 }
 
 /* Now that QEMU has something to do: everybody else hears of the takeover. */
@@ -188,7 +216,7 @@ int standby_go(struct restore *r, const void *state, size_t len)
 	e = qmp_send_raw(r->q, incoming_cmd, sizeof(incoming_cmd) - 1);
 	tell(r);
 	if (e == 0)
-		e = qmp_wait(r->q, mc_now_ns() + COMMAND_MS * MC_NS_PER_MS);
+		e = await_answer(r);
 	(void)mc_fault(MC_FAULT_RESTORE_LOADING);
 	if (e == -EREMOTEIO) {
 		mc_warn("the standby doesn't take the device state: %s", qmp_error(r->q));

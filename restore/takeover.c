@@ -8,8 +8,6 @@
 #include "../ipc/util.h"
 #include "restore.h"
 
-#define LOAD_NS (15 * MC_NS_PER_S) /* QEMU's time limits in load.c, added up */
-
 static bool goes_on_here(uint64_t reason)
 {
 	return reason == MC_REASON_GUEST_DIED || reason == MC_REASON_HOST_SIGNAL ||
@@ -89,9 +87,7 @@ static int go(struct restore *r)
 	if (!m || m->used > mc_copyset_state_max(r->a->slabs.unit) ||
 	    atomic_load(&c->applied) != epoch)
 		return fail(r, -ENODATA);
-	mc_worker_busy(r->w, LOAD_NS);
 	e = standby_go(r, mc_pool_data(&r->a->slabs, h), m->used);
-	mc_worker_busy(r->w, 0);
 	if (e < 0)
 		return fail(r, e);
 	(void)mc_fault(MC_FAULT_RESTORE_RUNNING);
