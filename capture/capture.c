@@ -183,6 +183,7 @@ static int attach(struct capture *c)
 		c->round_open = true;
 		c->round_pages = bitmap_count(c->a->bitmap[CARRY], c->a->bitmap_words);
 		c->last_round = UINT64_MAX / 4;
+		hashes_begin(c, atomic_load(&ctl->sync_compared));
 	}
 	return 1;
 }

@@ -20,6 +20,8 @@
 #define CARRY         EPOCH_BITMAPS       /* bitmap: pages that the next epoch must hold */
 #define NOBASE        (EPOCH_BITMAPS + 1) /* bitmap: pages whose previous content the backup may lack */
 
+#define HASH_WORDS (MC_HASH_PAGES / 64) /* of a bitmap, that one question covers */
+
 /* What -EUCLEAN of a scan means. */
 #define TRACKING_LOST                                                                              \
 	"huge pages for shared memory were turned on: written pages can't be told any more; turn " \
@@ -108,6 +110,18 @@ struct capture {
 	bool round_open;
 	unsigned rounds;
 	uint64_t cursor, round_pages, last_round;
+	/* its first round, when the standby holds an older copy (hashes.c) */
+	struct {
+		bool on;
+		struct mc_hash_asker asker;
+		uint64_t seed;
+		uint64_t begin;              /* words before it aren't compared */
+		uint64_t from;               /* first word of the oldest question that is open */
+		uint64_t next;               /* asked up to this word */
+		uint64_t counted;            /* words before it are in the sums */
+		uint64_t differ[HASH_WORDS]; /* of those from `from` on: pages to send */
+		uint64_t compared, equal, taken_off; /* pages */
+	} hash;
 
 	struct {
 		bool on;        /* the guest is paused until the next epoch can be taken */
@@ -170,6 +184,8 @@ void copy_list_free(struct capture *c);
 /* Pushes the list with seq from @seq; rings the workers. */
 int copy_list_push(struct capture *c, uint32_t seq);
 bool copy_has_room(const struct capture *c, uint64_t slabs);
+/* RAM block that a page lies in, or in whose padding. */
+unsigned copy_block_of(const struct capture *c, uint64_t page);
 uint64_t bitmap_count(const _Atomic uint64_t *b, uint64_t words);
 void bitmap_or(_Atomic uint64_t *to, const _Atomic uint64_t *from, uint64_t words);
 void bitmap_clear(_Atomic uint64_t *b, uint64_t words);
@@ -180,6 +196,17 @@ int sync_step(struct capture *c);
 bool sync_again(const struct capture *c);
 /* 1: it does; 0: not yet, slabs of the old one are on their way. */
 int sync_begin_again(struct capture *c);
+
+/*
+ * hashes.c.  hashes_begin(): the first round, from @word on, is a comparison if the standby holds
+ * an older copy (c->hash.on).  Then: up to which word c->cursor may go now; which pages of a word
+ * (@bits: those that aren't holes of the guest's RAM) must be sent, holes among them as zero; and
+ * the words [from, to) were compared, and what differs lies in slabs that are about to be pushed.
+ */
+void hashes_begin(struct capture *c, uint64_t word);
+uint64_t hashes_limit(struct capture *c);
+uint64_t hashes_differ(struct capture *c, uint64_t word, uint64_t bits, uint64_t *holes);
+void hashes_passed(struct capture *c, uint64_t from, uint64_t to);
 
 /* epoch.c: takes one epoch. 0 taken, -EAGAIN not now, negative errno: aborted, or QEMU is gone. */
 int epoch_take(struct capture *c);

@@ -85,7 +85,7 @@ static int next_slab(struct capture *c, uint64_t epoch, bool in_pause)
 	return 0;
 }
 
-static unsigned block_of(const struct capture *c, uint64_t page)
+unsigned copy_block_of(const struct capture *c, uint64_t page)
 {
 	unsigned i = 0;
 
@@ -107,11 +107,12 @@ static bool is_zero(const uint8_t *page)
 	return first == 0 && memcmp(page, page + 8, MC_PAGE_SIZE - 8) == 0;
 }
 
-static void copy_page(struct capture *c, uint64_t page)
+/* @hole: it is zero, and isn't to be read. */
+static void copy_page(struct capture *c, uint64_t page, bool hole)
 {
 	struct slab_list *l = &c->list;
 	uint8_t *to;
-	unsigned b = block_of(c, page);
+	unsigned b = copy_block_of(c, page);
 	uint64_t off = (page - c->a->control->block[b].first_page) * MC_PAGE_SIZE;
 	struct mc_page_desc d;
 
@@ -121,7 +122,7 @@ static void copy_page(struct capture *c, uint64_t page)
 	if (test_bit(c->a->bitmap[NOBASE], page))
 		d.flags = MC_PAGE_NOBASE;
 	/* In the first copy most of a guest may be zero: such a page is named and not moved. */
-	if (!l->meta->epoch && is_zero(c->ram[b] + off)) {
+	if (hole || (!l->meta->epoch && is_zero(c->ram[b] + off))) {
 		d.flags = MC_PAGE_ZEROED;
 	} else {
 		to = l->data + l->meta->used;
@@ -145,11 +146,19 @@ static bool fits(const struct capture *c, uint32_t pages)
 static int copy_words(struct capture *c, const _Atomic uint64_t *bitmap, uint64_t *word,
                       uint64_t to, uint64_t epoch, bool in_pause, uint32_t max, uint64_t *pages)
 {
+	bool compare = c->hash.on && !epoch;
+
 	for (; *word < to; (*word)++) {
 		uint64_t bits = atomic_load_explicit(&bitmap[*word], memory_order_relaxed);
-		uint32_t need = (uint32_t)__builtin_popcountll(bits);
+		uint64_t holes = 0;
+		uint32_t need;
 		int r;
 
+		if (compare && c->list.n >= max && !fits(c, 64))
+			return 0;
+		if (compare)
+			bits = hashes_differ(c, *word, bits, &holes);
+		need = (uint32_t)__builtin_popcountll(bits);
 		if (!bits)
 			continue;
 		if (!fits(c, need)) {
@@ -165,7 +174,8 @@ static int copy_words(struct capture *c, const _Atomic uint64_t *bitmap, uint64_
 			r = fits(c, 1) ? 0 : next_slab(c, epoch, in_pause);
 			if (r < 0)
 				return r;
-			copy_page(c, *word * 64 + (uint64_t)__builtin_ctzll(bits));
+			copy_page(c, *word * 64 + (uint64_t)__builtin_ctzll(bits),
+			          holes >> __builtin_ctzll(bits) & 1);
 		}
 	}
 	return 0;

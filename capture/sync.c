@@ -63,6 +63,8 @@ static int open_round(struct capture *c)
 
 	if (r < 0)
 		return r;
+	if (!c->rounds)
+		hashes_begin(c, 0);
 	/* The first scan reports all of the RAM, holes too: the populated pages are what counts. */
 	n = tracker_scan(&c->tracker, c->rounds ? c->a->bitmap[CARRY] : scratch, NULL);
 	r = n < 0 ? (int)n : 0;
@@ -87,6 +89,8 @@ static bool round_is_last(const struct capture *c)
 {
 	uint64_t most = atomic_load(&c->a->control->peer_max_epoch) / MC_PAGE_SIZE / 2;
 
+	if (c->hash.on)
+		return false; /* pages that aren't in the set must be compared, too */
 	return c->round_pages <= mc_min_u64(SMALL_PAGES, most) || c->rounds > ROUNDS_MAX ||
 	       (c->rounds > 2 && c->round_pages > c->last_round * 3 / 4);
 }
@@ -126,7 +130,9 @@ int sync_begin_again(struct capture *c)
 	(void)mc_journal_abort_from(j, atomic_load(&j->shm->last_begun), -ECONNRESET);
 	if (on_its_way(c))
 		return 0; /* stage and transport free and ring */
-	/* The backup empties its standby: no page of it counts, and no base. */
+	/* What the backup holds is found out anew: no page of it counts, and no base. */
+	c->hash.on = false;
+	atomic_store(&ctl->sync_compared, 0);
 	atomic_store(&ctl->armed_epoch, 0);
 	bitmap_clear(c->a->bitmap[CARRY], c->a->bitmap_words);
 	bitmap_clear(c->a->bitmap[NOBASE], c->a->bitmap_words);
@@ -147,7 +153,7 @@ int sync_begin_again(struct capture *c)
 int sync_step(struct capture *c)
 {
 	struct mc_control *ctl = c->a->control;
-	uint64_t from = c->cursor, pages = 0;
+	uint64_t from = c->cursor, to = c->a->bitmap_words, pages = 0;
 	uint32_t pushed;
 	int r;
 
@@ -170,10 +176,15 @@ int sync_step(struct capture *c)
 	if (atomic_load_explicit(&c->a->slabs.shm->in_use, memory_order_relaxed) >= SLABS_ON_WAY ||
 	    !copy_has_room(c, c->a->slabs.max / 2))
 		return 0; /* transport frees and rings */
-	r = copy_pages(c, c->a->bitmap[CARRY], &c->cursor, c->a->bitmap_words, 0, false,
-	               SLABS_A_STEP, &pages);
+	if (c->hash.on)
+		to = hashes_limit(c);
+	if (from == to)
+		return 0; /* transport rings when it has an answer */
+	r = copy_pages(c, c->a->bitmap[CARRY], &c->cursor, to, 0, false, SLABS_A_STEP, &pages);
 	pushed = c->list.n;
 	(void)mc_fault(MC_FAULT_CAPTURE_SYNC_COPIED);
+	if (r == 0 && c->hash.on)
+		hashes_passed(c, from, c->cursor);
 	if (r == 0 && pushed)
 		r = copy_list_push(c, (uint32_t)atomic_load(&ctl->sync_slabs));
 	(void)mc_fault(MC_FAULT_CAPTURE_SYNC_PUSHED);

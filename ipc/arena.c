@@ -16,7 +16,7 @@
 
 /* Offsets of the parts, computed from the params alone. */
 struct layout {
-	uint64_t control, config, procs, journal, metrics, vector, bitmaps;
+	uint64_t control, config, procs, journal, metrics, vector, bitmaps, hashes;
 	uint64_t ring_stage, ring_transport, ring_restore;
 	uint64_t shadow_shm, shadow_entries, desc_shm, desc_words, desc_metas;
 	uint64_t slab_shm, slab_words, slab_metas, shadow_data;
@@ -78,6 +78,7 @@ static void place_heads(struct layout *l, uint64_t *at)
 	l->metrics = place(at, sizeof(struct mc_metrics_block) * MC_ROLE_MAX, PAGE);
 	l->vector = place(at, sizeof(struct mc_region) * MC_VECTOR_REGIONS, PAGE);
 	l->bitmaps = place(at, l->bitmap_words * 8 * MC_BITMAPS, PAGE);
+	l->hashes = place(at, sizeof(struct mc_hash_box), PAGE);
 }
 
 static void compute_layout(const struct mc_arena_params *p, struct layout *l)
@@ -165,6 +166,7 @@ static void set_pointers(struct mc_arena *a, const struct layout *l)
 	for (int i = 0; i < MC_BITMAPS; i++)
 		a->bitmap[i] =
 		        (_Atomic uint64_t *)(base + l->bitmaps) + (uint64_t)i * l->bitmap_words;
+	a->hashes = (struct mc_hash_box *)(base + l->hashes);
 	a->ring_slots = l->ring_slots;
 	if (a->params.side == MC_SIDE_BACKUP)
 		a->ring_restore = (struct mc_ring *)(base + l->ring_restore);

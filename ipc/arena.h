@@ -3,7 +3,7 @@
  * Arena: the shared memory of one guest's pipeline at one end.  A POSIX shm object, mode
  * 0600, created and opened by name by the supervisor only; the others inherit the fd.
  *
- *   header | control | config | procs | journal | metrics | vector | bitmaps |
+ *   header | control | config | procs | journal | metrics | vector | bitmaps | hashes |
  *   rings | shadow entries | desc pool words, metas | slab pool words, metas |
  *   shadow bytes | desc blocks | slabs
  *
@@ -23,6 +23,7 @@
 #include "control.h"
 #include "copyset.h"
 #include "fault.h"
+#include "hashes.h"
 #include "journal.h"
 #include "metrics.h"
 #include "pool.h"
@@ -32,9 +33,9 @@
 
 #define MC_ARENA_MAGIC 0x616e657261636d31ULL
 #ifdef MC_FAULTS
-#define MC_ABI_VERSION 1000002
+#define MC_ABI_VERSION 1000003
 #else
-#define MC_ABI_VERSION 2
+#define MC_ABI_VERSION 3
 #endif
 #define MC_SLAB_DEFAULT   (5ULL << 20)
 #define MC_BITMAPS        10 /* one per epoch in flight (8) + carry + nobase */
@@ -95,6 +96,7 @@ struct mc_arena {
 	struct mc_region *vector;             /* [MC_VECTOR_REGIONS] scan results */
 	_Atomic uint64_t *bitmap[MC_BITMAPS]; /* ram_pages bits each */
 	uint64_t bitmap_words;
+	struct mc_hash_box *hashes;                    /* page hashes, asked for and answered */
 	struct mc_ring *ring_stage[MC_STAGES_MAX];     /* primary: capture -> stage i */
 	struct mc_ring *ring_transport[MC_STAGES_MAX]; /* primary: stage i -> transport */
 	struct mc_ring *ring_restore;                  /* backup: transport -> restore */

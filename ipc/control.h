@@ -121,8 +121,14 @@ struct mc_control {
 	_Atomic uint64_t guest_end;   /* enum mc_reason once QEMU's end is classified; 0: lives */
 	_Atomic uint64_t
 	        sync_slabs; /* slabs pushed in rounds of the first copy (epoch 0), so far */
-	_Atomic uint64_t sync_total;  /* bytes of the first copy, estimate; progress */
-	_Atomic uint64_t sync_copy;   /* which first copy these slabs are of; follows sync_wanted */
+	_Atomic uint64_t sync_total; /* bytes of the first copy, estimate; progress */
+	_Atomic uint64_t sync_copy;  /* which first copy these slabs are of; follows sync_wanted */
+	/*
+	 * First copy by page hashes (peer_keeps): words of the carry bitmap that were compared;
+	 * they hold what is to be sent.  Beyond them a page whose bit is clear is a hole of the
+	 * RAM.
+	 */
+	_Atomic uint64_t sync_compared;
 	_Atomic uint64_t armed_epoch; /* first real epoch of this protection; 0: still first copy */
 	_Atomic uint64_t capture_ready; /* 1: detached or finished: END may be sent */
 	_Atomic uint64_t tracker;       /* enum mc_tracker that is in use; 0: none yet */
@@ -153,12 +159,17 @@ struct mc_control {
 	_Atomic uint64_t
 	        peer_max_epoch; /* primary: decoded bytes of one epoch that the backup takes */
 	_Atomic uint64_t peer_strikes; /* backup: strikes_max announced by the primary */
+	_Atomic uint64_t
+	        peer_keeps; /* primary: 1: the standby's RAM isn't empty, but tells its hashes */
+	_Atomic uint64_t
+	        want_empty; /* backup: 1: the primary can't compare: its RAM must be empty */
 
 	/* --- backup: written by restore --- */
 	_Atomic uint64_t commit;         /* the commit word above */
 	_Atomic uint64_t applied;        /* newest epoch applied to the standby's RAM */
 	_Atomic uint64_t sync_applied;   /* slabs of epoch 0 applied */
-	_Atomic uint64_t standby_ready;  /* 1: attached to the standby, RAM emptied, may receive */
+	_Atomic uint64_t standby_ready;  /* 1: attached to the standby, may receive */
+	_Atomic uint64_t ram_kept;       /* 1: its RAM wasn't emptied: worth a comparison */
 	_Atomic uint64_t took_over;      /* ns at which the standby was running */
 	_Atomic uint64_t takeover_began; /* ns */
 	_Atomic uint64_t
@@ -187,7 +198,7 @@ struct mc_control {
 	_Atomic uint64_t qemu_pid, qemu_start;
 	/* primary, DEGRADED; written by transport: 1: a fresh standby of the peer waits */
 	_Atomic uint64_t standby_waits;
-	uint8_t pad[8];
+	uint8_t pad[40];
 	struct mc_gate_record gate[MC_NICS_MAX]; /* of the plug; written by netgate */
 	struct mc_block block[MC_BLOCKS_MAX];
 	/*
@@ -231,7 +242,7 @@ static inline enum mc_role mc_state_role(uint64_t word)
  * (peer said END), capture (END acked) PROTECTED -> STOPPED         transport (peer took over) any
  * but STOPPED -> ENDED     transport (END acked), supervisor backup    NONE -> WAITING supervisor
  *             WAITING -> SYNCING           transport (HELLO accepted)
- *             SYNCING -> WAITING           restore (first copy broke off; RAM emptied again)
+ *             SYNCING -> WAITING           restore (first copy broke off)
  *             SYNCING -> PROTECTED         restore (first commit)
  *             PROTECTED -> TAKING_OVER     restore
  *             TAKING_OVER -> ACTIVE        restore

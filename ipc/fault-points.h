@@ -33,6 +33,9 @@
 	X(CAPTURE_GUARDED, "capture.attach.guarded", R, S, START, 0) \
 	X(CAPTURE_SYNC_SCANNED, "capture.sync.scanned", R, S, SYNC, 0) \
 	X(CAPTURE_SYNC_ROUND, "capture.sync.round", R, S, SYNC, 0) \
+	X(CAPTURE_HASH_ASK, "capture.hash.asked", R, S, RESYNC, 0) \
+	X(CAPTURE_HASH_COMPARED, "capture.hash.compared", R, S, RESYNC, 0) \
+	X(CAPTURE_HASH_SETTLED, "capture.hash.settled", R, S, RESYNC, 0) \
 	X(CAPTURE_SYNC_COPIED, "capture.sync.copied", R, S, SYNC, 0) \
 	X(CAPTURE_SYNC_PUSHED, "capture.sync.pushed", R, S, SYNC, 0) \
 	X(CAPTURE_SYNC_COUNTED, "capture.sync.counted", R, S, SYNC, 0) \
@@ -79,6 +82,8 @@
 	X(TRANSPORT_CONNECTED, "transport.connected", R, S, LINK, 0) \
 	X(TRANSPORT_HELLO, "transport.hello.received", R, S, LINK, 1) \
 	X(TRANSPORT_ACCEPTED, "transport.hello.accepted", R, S, LINK, 0) \
+	X(TRANSPORT_HASH_ASK, "transport.hash.asked", R, S, RESYNC, 0) \
+	X(TRANSPORT_HASHES, "transport.hash.answered", R, S, RESYNC, 0) \
 	X(TRANSPORT_SYNC_SENT, "transport.sync.sent", R, S, SYNC, 0) \
 	X(TRANSPORT_SYNC_FREED, "transport.sync.freed", R, S, SYNC, 0) \
 	X(TRANSPORT_COLLECTED, "transport.collected", R, S, RUN, 0) \
@@ -100,6 +105,8 @@
 #define MC_FAULT_POINTS_RECEIVER(X, R, S) \
 	X(RECEIVER_CONNECTION, "transport.backup.connection", R, S, LINK, 0) \
 	X(RECEIVER_HELLO, "transport.backup.hello", R, S, LINK, 1) \
+	X(RECEIVER_HASH_ASK, "transport.backup.hash.asked", R, S, RESYNC, 0) \
+	X(RECEIVER_HASHES, "transport.backup.hash.answered", R, S, RESYNC, 0) \
 	X(RECEIVER_SYNC, "transport.backup.sync", R, S, SYNC, 0) \
 	X(RECEIVER_CAPTURING, "transport.backup.journal.capturing", R, S, RUN, 0) \
 	X(RECEIVER_CAPTURING_DONE, "transport.backup.journal.capturing.done", R, S, RUN, 0) \
@@ -146,6 +153,7 @@
 	X(RESTORE_MAPPED, "restore.attach.mapped", R, S, START, 0) \
 	X(RESTORE_PUBLISHED, "restore.attach.published", R, S, START, 0) \
 	X(RESTORE_EMPTIED, "restore.attach.emptied", R, S, START, 0) \
+	X(RESTORE_HASHED, "restore.hash.computed", R, S, RESYNC, 0) \
 	X(RESTORE_SYNC_APPLIED, "restore.sync.applied", R, S, SYNC, 0) \
 	X(RESTORE_SYNC_COUNTED, "restore.sync.counted", R, S, SYNC, 0) \
 	X(RESTORE_FIRST, "restore.first.committed", R, S, SYNC, 0) \
@@ -203,6 +211,7 @@ enum mc_fault_when {
 	MC_FAULT_START,    /* protect, standby */
 	MC_FAULT_LINK,     /* a connection between the two ends */
 	MC_FAULT_SYNC,     /* the first copy */
+	MC_FAULT_RESYNC,   /* a first copy to a standby that was filled before */
 	MC_FAULT_RUN,      /* every epoch */
 	MC_FAULT_LARGE,    /* an epoch with much to copy */
 	MC_FAULT_ABORT,    /* an epoch that capture gives up */

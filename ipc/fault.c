@@ -31,8 +31,8 @@ static const struct {
 };
 
 static const char *const whens[MC_FAULT_WHENS] = {
-        "start", "link",  "sync",     "run", "large", "abort",
-        "nack",  "break", "takeover", "end", "plug",
+        "start", "link", "sync",  "resync",   "run", "large",
+        "abort", "nack", "break", "takeover", "end", "plug",
 };
 
 /* Test builds only: what is armed in this process, and who it is. */

@@ -30,6 +30,18 @@ static void check_reason(const uint8_t *payload, size_t len)
 		FUZZ_CHECK(*c >= ' ' && *c < 127);
 }
 
+static void check_hashes(const uint8_t *payload, size_t len)
+{
+	static struct mc_hash_slot s;
+	static uint8_t again[MC_WIRE_HASHES_MAX];
+
+	if (mc_hashes_parse(payload, len, &s) < 0)
+		return;
+	FUZZ_CHECK(s.q.pages <= MC_HASH_PAGES);
+	FUZZ_CHECK(mc_hashes_pack(&s, again) == len);
+	FUZZ_CHECK(!s.known || memcmp(again, payload, len) == 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct fuzz_input in = {data, size};
@@ -57,5 +69,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	(void)mc_msg_name(h.type);
 	check_hello(in.p, in.left);
 	check_reason(in.p, in.left);
+	check_hashes(in.p, in.left);
 	return 0;
 }

@@ -41,6 +41,8 @@ enum mc_metric_kind {
 	X(PRESCANS, "prescans", "1", MC_COUNTER, MC_ROLE_CAPTURE)                                  \
 	X(PAGES_TOTAL, "pages_total", "pages", MC_COUNTER, MC_ROLE_CAPTURE)                        \
 	X(STATE_BYTES, "state_bytes", "bytes", MC_GAUGE, MC_ROLE_CAPTURE)                          \
+	X(HASH_COMPARED, "hash_compared", "pages", MC_COUNTER, MC_ROLE_CAPTURE)                    \
+	X(HASH_EQUAL, "hash_equal", "pages", MC_COUNTER, MC_ROLE_CAPTURE)                          \
 	X(RDMA_COPIED, "rdma_copied", "bytes", MC_COUNTER, MC_ROLE_CAPTURE)                        \
 	X(RDMA_COPY_PINNED, "rdma_copy_pinned", "bytes", MC_GAUGE, MC_ROLE_CAPTURE)                \
 	X(GUEST_CLOCK_LAG, "guest_clock_lag", "ns", MC_COUNTER, MC_ROLE_CAPTURE)                   \
@@ -65,6 +67,7 @@ enum mc_metric_kind {
 	X(PINNED, "pinned", "bytes", MC_GAUGE, MC_ROLE_TRANSPORT)                                  \
 	X(SLAB_BYTES_COPIED, "slab_bytes_copied", "bytes", MC_COUNTER, MC_ROLE_TRANSPORT)          \
 	X(CREDIT_WAITS, "credit_waits", "1", MC_COUNTER, MC_ROLE_TRANSPORT)                        \
+	X(HASH_BYTES, "hash_bytes", "bytes", MC_COUNTER, MC_ROLE_TRANSPORT)                        \
 	X(HELD_PACKETS, "held_packets", "packets", MC_GAUGE, MC_ROLE_NETGATE)                      \
 	X(HELD_BYTES, "held_bytes", "bytes", MC_GAUGE, MC_ROLE_NETGATE)                            \
 	X(GATE_DROPS, "gate_drops", "packets", MC_COUNTER, MC_ROLE_NETGATE)                        \
@@ -81,6 +84,7 @@ enum mc_metric_kind {
 	X(DECODE_TIME, "decode_time", "ns", MC_COUNTER, MC_ROLE_RESTORE)                           \
 	X(APPLY_TIME, "apply_time", "ns", MC_COUNTER, MC_ROLE_RESTORE)                             \
 	X(COMMITS, "commits", "1", MC_COUNTER, MC_ROLE_RESTORE)                                    \
+	X(HASHED_PAGES, "hashed_pages", "pages", MC_COUNTER, MC_ROLE_RESTORE)                      \
 	X(REFUSED_EPOCHS, "refused_epochs", "1", MC_COUNTER, MC_ROLE_RESTORE)
 
 enum mc_metric {

@@ -36,14 +36,23 @@ static struct mc_wire_header good(unsigned type, enum mc_side *from)
 	        [MC_MSG_PONG] = sizeof(struct mc_wire_ping),
 	        [MC_MSG_RDMA_ASK] = sizeof(struct mc_wire_rdma_ask),
 	        [MC_MSG_RDMA_OFFER] = sizeof(struct mc_wire_rdma_offer),
+	        [MC_MSG_HASH_ASK] = sizeof(struct mc_wire_hash_ask),
+	        [MC_MSG_HASHES] = sizeof(struct mc_wire_hashes),
 	};
-	bool backup = type == MC_MSG_ACK || type == MC_MSG_NACK || type == MC_MSG_RDMA_OFFER;
+	bool backup = type == MC_MSG_ACK || type == MC_MSG_NACK || type == MC_MSG_RDMA_OFFER ||
+	              type == MC_MSG_HASHES;
 	bool epoch = (type >= MC_MSG_START && type <= MC_MSG_ABORT);
 	struct mc_wire_header h;
 
 	*from = backup ? MC_SIDE_BACKUP : MC_SIDE_PRIMARY;
 	mc_wire_header_init(&h, (enum mc_msg)type, &term, epoch ? 3 : 0, length[type]);
 	return h;
+}
+
+/* In the first copy, too. */
+static bool any_epoch(unsigned type)
+{
+	return type == MC_MSG_SLAB || type == MC_MSG_HASH_ASK || type == MC_MSG_HASHES;
 }
 
 static void test_good_headers(void **state)
@@ -88,18 +97,18 @@ static void test_bad_headers(void **state)
 			h.length = type == MC_MSG_SLAB ? sizeof(struct mc_wire_slab) : g.length - 1;
 			assert_int_equal(mc_wire_header_check(&h, &l, why, sizeof(why)), -EPROTO);
 		}
-		if (type != MC_MSG_SLAB) {
-			h = g, h.epoch = g.epoch ? 0 : 1;
-			assert_int_equal(mc_wire_header_check(&h, &l, why, sizeof(why)), -EPROTO);
-		}
+		h = g, h.epoch = g.epoch ? 0 : 1;
+		assert_int_equal(mc_wire_header_check(&h, &l, why, sizeof(why)),
+		                 any_epoch(type) ? 0 : -EPROTO);
 	}
 }
 
 static void test_types(void **state)
 {
-	static const unsigned only_primary[] = {MC_MSG_START, MC_MSG_SLAB, MC_MSG_COMMIT,
-	                                        MC_MSG_ABORT, MC_MSG_RDMA_ASK};
-	static const unsigned only_backup[] = {MC_MSG_ACK, MC_MSG_NACK, MC_MSG_RDMA_OFFER};
+	static const unsigned only_primary[] = {MC_MSG_START, MC_MSG_SLAB,     MC_MSG_COMMIT,
+	                                        MC_MSG_ABORT, MC_MSG_RDMA_ASK, MC_MSG_HASH_ASK};
+	static const unsigned only_backup[] = {MC_MSG_ACK, MC_MSG_NACK, MC_MSG_RDMA_OFFER,
+	                                       MC_MSG_HASHES};
 	struct mc_wire_limits p = limits(MC_SIDE_PRIMARY), b = limits(MC_SIDE_BACKUP);
 	struct mc_wire_header h;
 	enum mc_side from;
@@ -126,6 +135,11 @@ static void test_types(void **state)
 	assert_int_equal(mc_wire_header_check(&h, &p, why, sizeof(why)), 0);
 	h.length++;
 	assert_int_equal(mc_wire_header_check(&h, &p, why, sizeof(why)), -EPROTO);
+	h = good(MC_MSG_HASHES, &from);
+	h.length = MC_WIRE_HASHES_MAX;
+	assert_int_equal(mc_wire_header_check(&h, &b, why, sizeof(why)), 0);
+	h.length++;
+	assert_int_equal(mc_wire_header_check(&h, &b, why, sizeof(why)), -EPROTO);
 }
 
 /* The checksum sees every bit of header and payload, however the payload is cut. */
@@ -216,7 +230,7 @@ static void test_hello_fields(void **state)
 	BAD(hello.h.side = 0);
 	BAD(hello.h.side = 9);
 	BAD(hello.h.taken_over = 2);
-	BAD(hello.h.resync = 2);
+	BAD(hello.h.resync = 3);
 	BAD(hello.h.ask = 2);
 	BAD(hello.h.stream = MC_STREAMS_MAX);
 	BAD(memset(hello.block[1].name, 'x', sizeof(hello.block[1].name)));

@@ -21,29 +21,32 @@ static const struct {
 	const char *name;
 	uint32_t from;
 	uint64_t min, max;
-	bool epoch; /* the header must name an epoch */
+	enum { NONE, NAMED, EITHER } epoch; /* in the header */
 } types[MC_MSG_TYPES] = {
-        [MC_MSG_HELLO] = {"HELLO", P | B, sizeof(struct mc_wire_hello), MC_WIRE_HELLO_MAX, false},
+        [MC_MSG_HELLO] = {"HELLO", P | B, sizeof(struct mc_wire_hello), MC_WIRE_HELLO_MAX, NONE},
         [MC_MSG_START] = {"START", P, sizeof(struct mc_wire_start), sizeof(struct mc_wire_start),
-                          true},
-        [MC_MSG_SLAB] = {"SLAB", P, sizeof(struct mc_wire_slab) + 1, 0, false},
+                          NAMED},
+        [MC_MSG_SLAB] = {"SLAB", P, sizeof(struct mc_wire_slab) + 1, 0, EITHER},
         [MC_MSG_COMMIT] = {"COMMIT", P, sizeof(struct mc_wire_commit),
-                           sizeof(struct mc_wire_commit), true},
-        [MC_MSG_ACK] = {"ACK", B, 0, 0, true},
-        [MC_MSG_NACK] = {"NACK", B, sizeof(struct mc_wire_reason), TEXT_MAX, true},
-        [MC_MSG_ABORT] = {"ABORT", P, 0, 0, true},
-        [MC_MSG_END] = {"END", P | B, sizeof(struct mc_wire_reason), TEXT_MAX, false},
-        [MC_MSG_END_ACK] = {"END_ACK", P | B, 0, 0, false},
+                           sizeof(struct mc_wire_commit), NAMED},
+        [MC_MSG_ACK] = {"ACK", B, 0, 0, NAMED},
+        [MC_MSG_NACK] = {"NACK", B, sizeof(struct mc_wire_reason), TEXT_MAX, NAMED},
+        [MC_MSG_ABORT] = {"ABORT", P, 0, 0, NAMED},
+        [MC_MSG_END] = {"END", P | B, sizeof(struct mc_wire_reason), TEXT_MAX, NONE},
+        [MC_MSG_END_ACK] = {"END_ACK", P | B, 0, 0, NONE},
         [MC_MSG_PING] = {"PING", P | B, sizeof(struct mc_wire_ping), sizeof(struct mc_wire_ping),
-                         false},
-        [MC_MSG_TLS] = {"TLS", P | B, 0, sizeof(struct mc_wire_tls), false},
+                         NONE},
+        [MC_MSG_TLS] = {"TLS", P | B, 0, sizeof(struct mc_wire_tls), NONE},
         [MC_MSG_PONG] = {"PONG", P | B, sizeof(struct mc_wire_ping), sizeof(struct mc_wire_ping),
-                         false},
+                         NONE},
         [MC_MSG_RDMA_ASK] = {"RDMA_ASK", P, sizeof(struct mc_wire_rdma_ask),
-                             sizeof(struct mc_wire_rdma_ask), false},
+                             sizeof(struct mc_wire_rdma_ask), NONE},
         [MC_MSG_RDMA_OFFER] = {"RDMA_OFFER", B, sizeof(struct mc_wire_rdma_offer),
-                               sizeof(struct mc_wire_rdma_offer) + MC_WHY_MAX - 1, false},
-        [MC_MSG_BYE] = {"BYE", P, 0, 0, false},
+                               sizeof(struct mc_wire_rdma_offer) + MC_WHY_MAX - 1, NONE},
+        [MC_MSG_BYE] = {"BYE", P, 0, 0, NONE},
+        [MC_MSG_HASH_ASK] = {"HASH_ASK", P, sizeof(struct mc_wire_hash_ask),
+                             sizeof(struct mc_wire_hash_ask), EITHER},
+        [MC_MSG_HASHES] = {"HASHES", B, sizeof(struct mc_wire_hashes), MC_WIRE_HASHES_MAX, EITHER},
 };
 
 const char *mc_msg_name(unsigned type)
@@ -114,8 +117,8 @@ int mc_wire_header_check(const struct mc_wire_header *h, const struct mc_wire_li
 		         h->length);
 		return -EPROTO;
 	}
-	if (h->epoch > MC_EPOCH_MAX ||
-	    (types[h->type].epoch != (h->epoch != 0) && h->type != MC_MSG_SLAB)) {
+	if (h->epoch > MC_EPOCH_MAX || (types[h->type].epoch != EITHER &&
+	                                (types[h->type].epoch == NAMED) != (h->epoch != 0))) {
 		snprintf(why, why_len, "%s with epoch %llu", types[h->type].name,
 		         (unsigned long long)h->epoch);
 		return -EPROTO;
@@ -142,7 +145,7 @@ static int check_hello(const struct mc_wire_hello *h, char *why, size_t why_len)
 		text = "HELLO with too many RAM blocks";
 	else if (h->description >= MC_DESC_TEXT)
 		text = "HELLO with too long a description";
-	else if (h->taken_over > 1 || h->resync > 1 || h->ask > 1 || h->stream >= MC_STREAMS_MAX ||
+	else if (h->taken_over > 1 || h->resync > 2 || h->ask > 1 || h->stream >= MC_STREAMS_MAX ||
 	         (h->side != MC_SIDE_PRIMARY && h->side != MC_SIDE_BACKUP))
 		text = "HELLO with a field out of range";
 	if (!text)

@@ -13,6 +13,7 @@
  *   p START(N) SLAB*(N) COMMIT(N)            an epoch; N+1 may follow at once
  *   p ABORT(N)                               everything from N on is void
  *   b ACK(N) | NACK(N, reason)               N and all before are committed | N and later refused
+ *   p HASH_ASK(N), b HASHES(N)               hashes of pages as of epoch N (0: in the first copy)
  *   p PING, b PONG                           PONG echoes the PING's stamp; not after a takeover
  *   either END(reason), other END_ACK        protection ends; END_ACK after disarming
  *
@@ -40,6 +41,7 @@
 
 #include "config.h"
 #include "control.h"
+#include "hashes.h"
 
 #define MC_WIRE_MAGIC   0x5057434dU /* "MCWP" */
 #define MC_WIRE_VERSION 1
@@ -61,7 +63,9 @@ enum mc_msg {
 	MC_MSG_RDMA_OFFER = 13,
 	MC_MSG_TLS = 14,
 	MC_MSG_BYE = 15,
-	MC_MSG_TYPES = 16,
+	MC_MSG_HASH_ASK = 16,
+	MC_MSG_HASHES = 17,
+	MC_MSG_TYPES = 18,
 };
 
 struct mc_wire_header {
@@ -81,6 +85,7 @@ _Static_assert(sizeof(struct mc_wire_header) == MC_WIRE_HEADER, "wire");
 /* Features in HELLO; both ends use the intersection. */
 enum mc_feature {
 	MC_FEATURE_DELTA = 1,
+	MC_FEATURE_HASHES = 2, /* HASH_ASK and HASHES; HELLO with resync 2 */
 };
 
 struct mc_wire_block {
@@ -111,7 +116,8 @@ struct mc_wire_hello {
 	uint32_t blocks;
 	uint32_t description;
 	uint32_t side;    /* enum mc_side of the sender */
-	uint32_t resync;  /* backup: 1: holds nothing of yours, do the first copy */
+	uint32_t resync;  /* backup: 1: holds nothing of yours, do the first copy; 2 (only to one
+	                     with  MC_FEATURE_HASHES): likewise, but its RAM isn't empty: compare */
 	uint64_t link_id; /* primary: random, of the main link; a stream says which one it joins */
 	uint32_t
 	        stream; /* 0: the main link; 1 .. MC_STREAMS_MAX - 1: one that carries SLABs only */
@@ -159,6 +165,30 @@ _Static_assert(sizeof(struct mc_wire_reason) == 8, "wire");
 struct mc_wire_tls {
 	char guest[MC_NAME_MAX];
 };
+
+/*
+ * HASH_ASK: which content do these pages have?  Asked in the first copy after HELLO with resync 2,
+ * at most MC_HASH_SLOTS / 2 at a time; answered in order.
+ */
+struct mc_wire_hash_ask {
+	uint64_t seed;  /* of the hashes */
+	uint64_t first; /* page, as numbered in bitmaps: each block begins at a multiple of 64 */
+	uint32_t pages; /* 1 .. MC_HASH_PAGES */
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct mc_wire_hash_ask) == 24, "wire");
+
+/* HASHES: this, a bit for each page that isn't zero (rounded up to 64), their hashes (hashes.h). */
+struct mc_wire_hashes {
+	uint64_t first;  /* as asked */
+	uint32_t pages;  /* as asked; 0: it can't be told, the RAM isn't as of that epoch */
+	uint32_t hashes; /* how many follow */
+};
+_Static_assert(sizeof(struct mc_wire_hashes) == 16, "wire");
+#define MC_WIRE_HASHES_MAX                                                                         \
+	(sizeof(struct mc_wire_hashes) + MC_HASH_PAGES / 8 +                                       \
+	 MC_HASH_PAGES * sizeof(struct mc_page_hash))
+_Static_assert(MC_WIRE_HASHES_MAX <= MC_WIRE_HELLO_MAX, "no message but SLAB is larger than HELLO");
 
 struct mc_wire_ping {
 	uint64_t stamp; /* sender's CLOCK_MONOTONIC; PONG echoes it */

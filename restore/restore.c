@@ -77,6 +77,8 @@ static int restore_work(struct mc_worker *w, void *ctx)
 	if (e == 0 && !rehearse_holds(r) && (s == MC_STATE_SYNCING || s == MC_STATE_PROTECTED))
 		e = commits(r);
 	if (e == 0)
+		e = hashes_step(r);
+	if (e == 0)
 		e = end_step(r);
 	if (e == 0)
 		e = takeover_step(r);

@@ -35,7 +35,7 @@ struct restore {
 	int ram_fd[VM_BLOCKS_MAX];
 	uint64_t block_size[VM_BLOCKS_MAX];
 	struct decoders *decoders;
-	uint64_t *filled; /* first copy: pages of the RAM that were written to */
+	uint64_t *filled; /* first copy: pages of the RAM that may not be zero */
 	struct mc_ring_end in;
 	struct assembly as;
 	bool resumed;      /* the standby runs */
@@ -88,6 +88,13 @@ int standby_go(struct restore *r, const void *state, size_t len);
 /* sync.c: the first copy. 1 did something, 0 nothing to do, negative errno. */
 int sync_step(struct restore *r);
 int sync_slab(struct restore *r, mc_handle h, const struct mc_slab_meta *m);
+
+/*
+ * hashes.c.  hashes_keep(): the RAM stays as it is when it holds much, else it is emptied.
+ * hashes_step(): 1 answered a question, 0 there is none, negative errno.
+ */
+int hashes_keep(struct restore *r);
+int hashes_step(struct restore *r);
 
 /* commit.c: likewise. */
 int commit_step(struct restore *r);

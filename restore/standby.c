@@ -218,7 +218,7 @@ int standby_attach(struct restore *r)
 		return 0;
 	publish(r);
 	(void)mc_fault(MC_FAULT_RESTORE_PUBLISHED);
-	e = standby_empty(r);
+	e = hashes_keep(r);
 	(void)mc_fault(MC_FAULT_RESTORE_EMPTIED);
 	if (e == 0)
 		atomic_store_explicit(&c->standby_ready, 1, memory_order_release);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The first copy: slabs of epoch 0, applied in place to a standby that isn't armed.  Whatever
- * goes wrong, it begins again with an empty RAM once the link is down: transport lets no
- * primary in before, so nothing of an old copy can follow.
+ * goes wrong, it begins again once the link is down, with an empty RAM, or with what is there and
+ * its hashes (hashes.c): transport lets no primary in before, so nothing of an old copy can follow.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -59,7 +59,7 @@ static int put_page(void *ctx, uint32_t block, uint64_t offset, const uint8_t *c
 
 	if (page >= r->a->bitmap_words * 64)
 		return -EBADMSG;
-	/* The RAM was empty: what was never written is zero, and stays unallocated. */
+	/* What is zero stays as it is, and unallocated. */
 	if (!content && !(r->filled[page / 64] >> page % 64 & 1))
 		return 0;
 	r->filled[page / 64] |= 1ULL << page % 64;
@@ -73,7 +73,7 @@ static int put_page(void *ctx, uint32_t block, uint64_t offset, const uint8_t *c
 	return e;
 }
 
-/* Which pages of the RAM may be other than zero: all, when a predecessor filled some. */
+/* Which pages of the RAM may be other than zero: all, when it was kept, or filled in part. */
 static int track_filled(struct restore *r, bool unknown)
 {
 	size_t bytes = r->a->bitmap_words * 8;
@@ -100,7 +100,7 @@ int sync_slab(struct restore *r, mc_handle h, const struct mc_slab_meta *m)
 		commit_drop_first(r, h);
 		return 1;
 	}
-	e = r->filled ? 0 : track_filled(r, applied != 0);
+	e = r->filled ? 0 : track_filled(r, applied || atomic_load(&c->ram_kept));
 	if (e == 0)
 		e = slab_open(r, decoders_main(r->decoders), h, &v);
 	if (e == 0 && (v.h.of_kind != MC_KIND_PAGES || v.h.base || v.h.seq != (uint32_t)applied))
@@ -140,9 +140,8 @@ static int begin_again(struct restore *r)
 	mc_warn("the first copy broke off; waits for a primary again");
 	commit_drop_all(r);
 	(void)mc_journal_abort_from(&r->a->journal, 1, -ECANCELED);
-	e = standby_empty(r);
-	if (e == 0)
-		e = track_filled(r, false);
+	(void)mc_hash_drain(r->a->hashes); /* transport lets no primary in before we wait */
+	e = hashes_keep(r);
 	if (e < 0)
 		return e;
 	atomic_store(&c->sync_applied, 0);
@@ -154,13 +153,25 @@ static int begin_again(struct restore *r)
 	return 1;
 }
 
+/* What had come when the link broke need not be sent again. */
+static bool has_slabs(struct restore *r)
+{
+	const struct mc_slab_meta *m;
+	mc_handle h;
+
+	if (r->ring_bad || mc_ring_peek(&r->in, 0, &h) != 1)
+		return false;
+	m = mc_pool_meta(&r->a->slabs, h);
+	return m && m->kind == MC_KIND_ENCODED && !m->epoch;
+}
+
 int sync_step(struct restore *r)
 {
 	struct mc_control *c = r->a->control;
 	int e = begin(r);
 
 	if (e || atomic_load_explicit(&c->link, memory_order_acquire) == MC_LINK_UP ||
-	    restore_committed(r))
+	    restore_committed(r) || has_slabs(r))
 		return e;
 	return begin_again(r);
 }

@@ -69,6 +69,8 @@ static void print_primary(const struct mc_control *c, uint64_t now)
 	print_word("gate_ready", load(&c->gate_ready));
 	print_word("gate_error", 0 - load(&c->gate_error));
 	print_word("sync_slabs", load(&c->sync_slabs));
+	print_word("sync_compared", load(&c->sync_compared));
+	print_word("peer_keeps", load(&c->peer_keeps));
 	print_word("capture_ready", load(&c->capture_ready));
 	print_word("end_acked", load(&c->end_acked));
 	print_word("peer_taken", load(&c->peer_taken));
@@ -90,6 +92,7 @@ static void print_backup(const struct mc_control *c, uint64_t now)
 	print_word("sync_received", load(&c->sync_received));
 	print_word("sync_applied", load(&c->sync_applied));
 	print_word("standby_ready", load(&c->standby_ready));
+	print_word("ram_kept", load(&c->ram_kept));
 	print_word("qemu_pid", load(&c->qemu_pid));
 	print_word("nack_epoch", load(&c->nack_epoch));
 	print_word("disarm_done", load(&c->disarm_done));
@@ -319,6 +322,14 @@ static void print_shadow(const struct mc_arena *a)
 	       (unsigned long long)load(&s->shm->evictions));
 }
 
+static void print_hashes(const struct mc_arena *a)
+{
+	uint64_t asked = load(&a->hashes->asked), answered = load(&a->hashes->answered);
+
+	printf("page hashes: %llu questions, %llu answered%s\n", (unsigned long long)asked,
+	       (unsigned long long)answered, asked - answered > MC_HASH_SLOTS ? "  DAMAGED" : "");
+}
+
 /* The arena of a guest, by name; several supervisors may have one each. */
 static int find(const char *name, char *path, size_t len)
 {
@@ -395,6 +406,7 @@ int cmd_arena(struct ctl *c, int argc, char **argv)
 	print_pool("slabs", &a.slabs, mc_arena_part_ok(&a, MC_PART_SLABS));
 	print_pool("descriptors", &a.descs, mc_arena_part_ok(&a, MC_PART_DESCS));
 	print_shadow(&a);
+	print_hashes(&a);
 	mc_arena_done(&a);
 	return 0;
 }

@@ -37,6 +37,7 @@ def test_standby_restarts():
         check(prop(w.a, "Reason") == "standby-lost", f"reason {prop(w.a, 'Reason')}")
         w.b.wait_state("STOPPED", timeout=5)
         sc.write_for(redis, 0.2)
+        w.b.run("rm", "-f", f"/dev/shm/{mctest.PREFIX}-ram-vm")  # a RAM in a file would still hold the copy
         work = g.args[g.args.index("-append") + 1].split("mitigations=off ", 1)[-1].replace("console=ttyS0 ", "")
         s = w.b.guest("vm", incoming=True, append=work)
         # DEGRADED until there is a standby: nothing is tried on the guest before.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Primary: a first copy that broke off with its link, or with a transport, begins again: what the
- * backup has of it can't be known, and it empties its standby when the link breaks.
+ * backup has of it can't be known, but for the hashes of its pages, if it tells them.
  * Nothing is armed there, so the guest runs on, its gate open.
  *
  * sync_wanted is raised; until capture has followed (sync_copy), which it does once no slab of
@@ -18,6 +18,15 @@ bool again_pending(const struct transport *t)
 
 	return atomic_load_explicit(&c->sync_copy, memory_order_acquire) !=
 	       atomic_load(&c->sync_wanted);
+}
+
+bool again_begun(const struct transport *t, bool keeps)
+{
+	const struct mc_control *c = t->a->control;
+
+	/* A comparison leaves no trace here as long as all is equal. */
+	return t->p.sync_next ||
+	       ((keeps || atomic_load(&c->peer_keeps)) && atomic_load(&c->sync_total));
 }
 
 /* Slabs that wait for their turn; what the link still reads it gives back itself. */
@@ -59,8 +68,19 @@ bool again_begin(struct transport *t)
 	/* Capture gives up the one that it may be taking. */
 	if (first)
 		(void)mc_journal_abort_from(&t->a->journal, first, -ECONNRESET);
-	while ((e = collect_oldest(t, 0)))
+	while (t->p.epoch && (e = collect_oldest(t, 0))) /* a process that just started has none */
 		collect_drop(t, e);
 	mc_arena_ring_all(t->a);
 	return true;
+}
+
+bool again_after_death(struct transport *t)
+{
+	bool sync = atomic_load(&t->a->control->sync_slabs) && !primary_armed(t) &&
+	            transport_state(t) == MC_STATE_SYNCING;
+
+	/* What the predecessor sent can't be known. */
+	if (sync && !again_pending(t))
+		(void)again_begin(t);
+	return sync;
 }

@@ -76,6 +76,7 @@ struct link {
 	uint64_t credit_waits; /* slabs that had to wait for an empty one at the peer */
 	bool gather;   /* the owner's: messages may wait for link_flush(), to leave together */
 	bool parallel; /* set when made: more links of this kind may carry slabs beside it */
+	bool large;    /* set when made: after HELLO, too, messages may be as large as it */
 	/* set before closed(): this transport can't be had, here or there; another one may */
 	bool try_other;
 };

@@ -157,6 +157,19 @@ static int adopt_primary(struct transport *t, struct link *l, const struct mc_wi
 	return 0;
 }
 
+/* A primary that can't compare fills an empty RAM: restore empties it, and is asked again. */
+static bool must_empty(const struct transport *t, const struct link *l, const struct mc_hello *th)
+{
+	struct mc_control *c = t->a->control;
+	bool compares = l->large && th->h.features & MC_FEATURE_HASHES;
+
+	atomic_store(&c->want_empty, !compares);
+	if (compares || !atomic_load(&c->ram_kept))
+		return false;
+	mc_arena_ring(t->a, MC_ROLE_RESTORE);
+	return true;
+}
+
 /* May this HELLO in?  0, or negative: turned away (and told why). */
 static int check_hello(struct transport *t, struct link *l, const struct mc_wire_header *h,
                        const struct mc_hello *th)
@@ -186,12 +199,12 @@ static int check_hello(struct transport *t, struct link *l, const struct mc_wire
 		                        "unprotect there, or start a new standby");
 	if (s == MC_STATE_SYNCING)
 		return -EAGAIN; /* restore clears up after the broken first copy */
-	if (s != MC_STATE_WAITING)
+	if (s != MC_STATE_WAITING || must_empty(t, l, th))
 		return -EAGAIN;
 	return adopt_primary(t, l, h, th);
 }
 
-static void answer_hello(struct transport *t, struct link *l, bool resync)
+static void answer_hello(struct transport *t, struct link *l, uint32_t resync)
 {
 	static struct mc_hello hello; /* as above */
 
@@ -228,7 +241,7 @@ static int take_hello(struct transport *t, struct link *l, const struct mc_wire_
 {
 	static struct mc_hello hello; /* as above */
 	char why[128];
-	bool waiting;
+	uint32_t resync = 0;
 	int r;
 
 	if (l != t->b.pending)
@@ -264,12 +277,14 @@ static int take_hello(struct transport *t, struct link *l, const struct mc_wire_
 		return -EIO;
 	/* What was refused before is sent again, and judged again. */
 	t->b.nacks = atomic_load(&t->a->control->nacks);
-	waiting = transport_state(t) == MC_STATE_WAITING;
-	answer_hello(t, l, waiting);
+	hashes_reset(t);
+	if (transport_state(t) == MC_STATE_WAITING)
+		resync = atomic_load(&t->a->control->ram_kept) ? 2 : 1;
+	answer_hello(t, l, resync);
 	t->up = false;
 	transport_note_security(t, l);
 	transport_set_link(t, true);
-	if (waiting)
+	if (resync)
 		(void)mc_state_move(t->a->control, MC_SIDE_BACKUP, MC_ROLE_TRANSPORT,
 		                    MC_STATE_WAITING, MC_STATE_SYNCING, MC_REASON_STARTED);
 	mc_arena_ring_all(t->a);
@@ -316,6 +331,8 @@ static int dispatch(struct transport *t, struct link *l, const struct mc_wire_he
 		return order_control(t, h, payload);
 	case MC_MSG_END:
 		return take_end(t, h, payload);
+	case MC_MSG_HASH_ASK:
+		return l->large ? hashes_asked(t, h, payload) : -EPROTO;
 	case MC_MSG_PING:
 		return take_ping(t, l, payload, h->length);
 	case MC_MSG_PONG:
@@ -442,6 +459,8 @@ int backup_work(struct transport *t)
 	}
 	r = send_answers(t);
 	if (r == 0 && t->link)
+		r = hashes_answer(t);
+	if (r == 0 && t->link)
 		r = tell_standby_lost(t);
 	if (r == 0 && t->link)
 		link_resume(t->link);
@@ -452,6 +471,7 @@ int backup_work(struct transport *t)
 
 int backup_start(struct transport *t)
 {
+	hashes_reset(t);
 	return receive_recover(t);
 }
 

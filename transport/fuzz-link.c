@@ -23,6 +23,7 @@ struct world {
 	struct mc_worker w;
 	struct transport *t;
 	int peer;
+	struct mc_hash_asker asker; /* capture's */
 };
 
 static void attach(struct world *x, enum mc_side side)
@@ -123,7 +124,7 @@ static size_t make_hello(struct world *x, struct fuzz_input *in, uint8_t *to)
 	transport_fill_hello(x->t, &h);
 	h.h.side = x->t->side == MC_SIDE_PRIMARY ? MC_SIDE_BACKUP : MC_SIDE_PRIMARY;
 	h.h.instance[0] = wrong & 1 ? fuzz_u8(in) : 8;
-	h.h.resync = wrong >> 1 & 1;
+	h.h.resync = wrong & 2 ? 1 + (wrong >> 7) : 0;
 	h.h.taken_over = wrong >> 2 & 1;
 	h.h.last_committed = wrong & 8 ? fuzz_u64(in) : 0;
 	h.h.slab_size += wrong & 16 ? 4096 : 0;
@@ -161,6 +162,23 @@ static void send_message(struct world *x, struct fuzz_input *in)
 		;
 }
 
+/* As capture and restore do their part: a question before each message, answers after it. */
+static void ask_hashes(struct world *x)
+{
+	struct mc_hash_question q = {.seed = 1, .pages = 64};
+
+	if (x->t->side == MC_SIDE_PRIMARY && x->t->up)
+		(void)mc_hash_ask(&x->asker, &q);
+}
+
+static void answer_hashes(struct world *x)
+{
+	struct mc_hash_box *box = x->sup.hashes;
+
+	while (x->t->side == MC_SIDE_BACKUP && mc_hash_question(box, atomic_load(&box->answered)))
+		mc_hash_answered(box, true);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct fuzz_input in = {data, size};
@@ -171,6 +189,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	mc_log_setup("fuzz", NULL, -1);
 	attach(&x, side);
 	prepare(&x, side);
+	atomic_store(&x.sup.control->ram_kept, mode >> 3 & 1);
+	mc_hash_asker_init(&x.asker, x.sup.hashes);
 	x.t = calloc(1, sizeof(*x.t));
 	if (!x.t || sd_event_new(&x.w.event) < 0 || transport_ops.start(&x.w, x.t) < 0)
 		abort();
@@ -178,8 +198,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		make_epochs(&x, mode >> 1 & 3);
 	connect_them(&x, side);
 	for (int i = 0; i < MESSAGES && in.left; i++) {
+		if (mode & 16)
+			ask_hashes(&x);
 		send_message(&x, &in);
 		run(&x);
+		answer_hashes(&x);
 	}
 	close(x.peer);
 	run(&x);

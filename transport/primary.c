@@ -101,7 +101,7 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 	}
 	if (transport_state(t) == MC_STATE_SYNCING && !primary_armed(t) &&
 	    (now - t->p.attempt_began > REACH_NS ||
-	     (t->p.sync_next && !again_pending(t) && !again_begin(t)))) {
+	     (again_begun(t, false) && !again_pending(t) && !again_begin(t)))) {
 		primary_stop_syncing(t, MC_REASON_PEER_LOST, text);
 		return;
 	}
@@ -342,10 +342,12 @@ static int accept_hello(struct transport *t, const struct mc_wire_header *h,
 		atomic_store(&c->peer_instance[1], th->h.instance[1]);
 	} else if (!same_instance(t, th->h.instance)) {
 		return ending_standby_replaced(t);
-	} else if (th->h.resync && (t->p.sync_next || primary_armed(t))) {
+	} else if (th->h.resync && (again_begun(t, th->h.resync == 2) || primary_armed(t))) {
 		/* It is sure of it: nothing was committed there, and nothing will be. */
 		return again_begin(t) ? -ESHUTDOWN : ending_standby_replaced(t);
 	}
+	if (hashes_hello(t, &th->h) < 0)
+		return -EPROTO;
 	atomic_store(&c->peer_max_epoch, th->h.max_epoch);
 	t->link->limits.have_term = 1;
 	t->link->limits.term = *ours;
@@ -401,6 +403,8 @@ static int on_message(void *ctx, struct link *l, const struct mc_wire_header *h,
 		return take_ack(t, h->epoch);
 	case MC_MSG_NACK:
 		return take_nack(t, h->epoch, payload, h->length);
+	case MC_MSG_HASHES:
+		return hashes_take(t, h, payload);
 	case MC_MSG_PING:
 		return link_send(l, MC_MSG_PONG, 0, payload, h->length);
 	case MC_MSG_PONG:
@@ -420,6 +424,8 @@ int primary_work(struct transport *t)
 
 	if (r == 0)
 		r = apply_acks(t);
+	if (r == 0)
+		r = hashes_ask(t);
 	if (r)
 		return r;
 	if (again_held(t))
@@ -448,14 +454,9 @@ int primary_work(struct transport *t)
 
 int primary_start(struct transport *t)
 {
-	bool sync = atomic_load(&t->a->control->sync_slabs) && !primary_armed(t) &&
-	            transport_state(t) == MC_STATE_SYNCING;
-	int r;
+	bool sync = again_after_death(t);
+	int r = collect_recover(t);
 
-	/* A predecessor that was in the first copy: what it sent can't be known. */
-	if (sync && !again_pending(t))
-		(void)again_begin(t);
-	r = collect_recover(t);
 	if (r >= 0)
 		r = sd_event_add_time_relative(t->w->event, &t->p.retry, CLOCK_MONOTONIC, 0, 100,
 		                               on_retry, t);

@@ -385,8 +385,12 @@ int tcp_link_new(struct link **ret, sd_event *event, int fd, const struct tls_cr
 		free(t);
 		return -ENOMEM;
 	}
-	t->l = (struct link){
-	        .ops = &tcp_ops, .events = events, .ctx = ctx, .parallel = true, .stalls = true};
+	t->l = (struct link){.ops = &tcp_ops,
+	                     .events = events,
+	                     .ctx = ctx,
+	                     .parallel = true,
+	                     .large = true,
+	                     .stalls = true};
 	t->fd = fd;
 	t->connecting = getpeername(fd, (struct sockaddr *)&a, &len) < 0;
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));

@@ -30,6 +30,7 @@ static void backup_clean(struct world *w)
 	}
 	(void)mc_journal_abort_from(&w->res.journal, 2, -EBADMSG);
 	atomic_store(&w->sup.control->peer_end, 0);
+	(void)mc_hash_drain(w->res.hashes);
 }
 
 static bool is_syncing(void *ctx)
@@ -101,9 +102,9 @@ static void backup_good_epoch(struct world *w)
 	assert_true(wait_until(&w->sup, nothing_owned, w));
 }
 
-static const enum mc_msg to_backup[] = {MC_MSG_HELLO,   MC_MSG_START, MC_MSG_SLAB,
-                                        MC_MSG_COMMIT,  MC_MSG_ABORT, MC_MSG_END,
-                                        MC_MSG_END_ACK, MC_MSG_PING,  MC_MSG_PONG};
+static const enum mc_msg to_backup[] = {MC_MSG_HELLO, MC_MSG_START,   MC_MSG_SLAB,    MC_MSG_COMMIT,
+                                        MC_MSG_ABORT, MC_MSG_END,     MC_MSG_END_ACK, MC_MSG_PING,
+                                        MC_MSG_PONG,  MC_MSG_HASH_ASK};
 
 /* A byte is turned over; @sealed: the checksum is right again, the content isn't. */
 static void backup_damaged(bool sealed)

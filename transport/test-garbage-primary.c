@@ -94,7 +94,7 @@ static void primary_check(struct world *w, enum mc_msg type, size_t at)
 }
 
 static const enum mc_msg to_primary[] = {MC_MSG_HELLO, MC_MSG_ACK,     MC_MSG_NACK, MC_MSG_END,
-                                         MC_MSG_PING,  MC_MSG_END_ACK, MC_MSG_PONG};
+                                         MC_MSG_PING,  MC_MSG_END_ACK, MC_MSG_PONG, MC_MSG_HASHES};
 
 /*
  * Every @step'th byte of each message turned over, or the message cut there: each makes the

@@ -83,6 +83,8 @@ static inline void make_any(struct msg *m, enum mc_msg type, enum mc_side side)
 {
 	struct mc_wire_start start = {.base = 1, .raw_bytes = CONTENT, .slabs = 1};
 	struct mc_wire_commit commit = {.wire_bytes = CONTENT, .slabs = 1};
+	struct mc_wire_hash_ask ask = {.seed = 1, .first = 64, .pages = 64};
+	struct mc_wire_hashes hashes = {.first = 64};
 	struct mc_wire_ping ping = {.stamp = 1};
 	uint8_t text[64];
 	struct mc_wire_header h;
@@ -106,6 +108,12 @@ static inline void make_any(struct msg *m, enum mc_msg type, enum mc_side side)
 	case MC_MSG_PING:
 	case MC_MSG_PONG:
 		make(m, type, 0, &ping, sizeof(ping));
+		return;
+	case MC_MSG_HASH_ASK:
+		make(m, type, 1, &ask, sizeof(ask));
+		return;
+	case MC_MSG_HASHES:
+		make(m, type, 1, &hashes, sizeof(hashes));
 		return;
 	case MC_MSG_NACK:
 		make(m, type, 2, text, mc_wire_reason_pack(1, "why", text));

@@ -126,7 +126,7 @@ void transport_fill_hello(struct transport *t, struct mc_hello *h)
 	h->h.peer_instance[1] = atomic_load(&c->peer_instance[1]);
 	h->h.slab_size = t->a->slabs.unit;
 	h->h.max_epoch = (half > 2 ? half - 2 : 1) * t->a->slabs.unit;
-	h->h.features = MC_FEATURE_DELTA;
+	h->h.features = MC_FEATURE_DELTA | MC_FEATURE_HASHES;
 	h->h.strikes = (uint32_t)atomic_load(&t->a->slabs.shm->strikes_max);
 	h->h.interval_us = atomic_load(&cfg->interval_us);
 	h->h.failure_timeout_ms = atomic_load(&cfg->failure_timeout_ms);

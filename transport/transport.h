@@ -34,7 +34,9 @@ struct primary {
 	bool asks, two_told; /* ask.c: it began; that the peer runs the guest, too, was told */
 	unsigned copies;     /* first copies that were begun again */
 	sd_event_source *retry;
-	uint64_t tokens_at; /* max_bandwidth: ns until which the first copy has used its share */
+	bool peer_hashes;     /* the peer on this link answers HASH_ASK */
+	uint64_t hashes_sent; /* questions that were sent, as numbered in the box */
+	uint64_t tokens_at;   /* max_bandwidth: ns until which the first copy has used its share */
 	sd_event_source *bandwidth;
 };
 
@@ -53,6 +55,7 @@ struct backup {
 	bool starved_told;     /* its epoch was given up for that */
 	uint64_t acked, nacks; /* told so far: epoch, count of refusals */
 	bool end_acked, told_taken;
+	struct mc_hash_asker hashes; /* questions of the primary, answered by restore */
 };
 
 /* A connection beside the main link (streams.h). */
@@ -188,16 +191,30 @@ int ending_send(struct transport *t);
 /* Without a link an end can only come while nothing was armed. 1: it came. */
 int ending_unlinked(struct transport *t);
 
-/* again.c: a first copy that broke off. True while capture hasn't begun it again. */
+/* again.c. True when the first copy may rest on what the standby held (@keeps: and holds). */
+bool again_begun(const struct transport *t, bool keeps);
+/* A first copy that broke off. True while capture hasn't begun it again. */
 bool again_pending(const struct transport *t);
 /* Asks capture for it. False: too often, or nobody knows that the backup isn't armed. */
 bool again_begin(struct transport *t);
+/* A successor begins again what its predecessor was in the middle of; true: a first copy. */
+bool again_after_death(struct transport *t);
 /*
  * Capture held the guest at the moment at which the copy was to begin again: the backup is certain
  * not to be armed, so the guest is let go, HELD -> DEGRADED, and a new standby asked for.  True:
  * done.
  */
 bool again_held(struct transport *t);
+
+/* hashes.c. Primary: what the peer can. -EPROTO: it contradicts itself. */
+int hashes_hello(struct transport *t, const struct mc_wire_hello *theirs);
+/* 1: sent some. Without a link, or a peer that can, they are answered here: it can't be told. */
+int hashes_ask(struct transport *t);
+int hashes_take(struct transport *t, const struct mc_wire_header *h, const void *payload);
+/* Backup: what came on another link isn't answered on this one. */
+void hashes_reset(struct transport *t);
+int hashes_asked(struct transport *t, const struct mc_wire_header *h, const void *payload);
+int hashes_answer(struct transport *t); /* 1: sent some */
 
 /* handover.c: a planned switchover. */
 bool handover_may_send(struct transport *t);     /* END(failover) may go out now */

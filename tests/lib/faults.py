@@ -138,6 +138,7 @@ class Bench:
         self.watch = mctest.CounterWatch(world)
         self.redis = None
         self.slabs = None
+        self.filled = None
         if start:
             self.begin()
 
@@ -149,13 +150,23 @@ class Bench:
         """Standby and protection until PROTECTED; before(): called when nothing has started yet."""
         if before:
             before()
-        s = sc.standby(self.b, self.g, *self.extra)
+        if self.filled:
+            s = self.filled
+            self.b.mcctl("standby", "vm", "--qmp", s.qmp_path, *s.relay_args(), "--insecure", *self.extra)
+        else:
+            s = sc.standby(self.b, self.g, *self.extra)
         self.a.mcctl(*sc.protect_args(self.a, self.b, *self.extra))
         self.a.wait_state("PROTECTED", timeout=60)
         self.slabs = self.a.status()["SyncDone"]
         # Without a gate the guest has no network: there is nobody to talk to before.
         self.redis = self.redis or mctest.Redis(self.w)
         return s
+
+    def fill(self):
+        """The next begin() finds a standby that was filled before."""
+        self.filled = self.begin()
+        self.a.mcctl("unprotect", "vm")
+        self.b.wait_state("ENDED", timeout=5)
 
     def end(self):
         """Unprotects and clears both ends for the next begin()."""
@@ -262,7 +273,9 @@ class Bench:
     def take_alone(self, point, action):
         """A point of the start, the first copy, the end or a takeover."""
         host, spec = self.host(point), f"{point.name}:{action}"
-        before = point.when in ("start", "sync")
+        before = point.when in ("start", "sync", "resync")
+        if point.when == "resync":
+            self.fill()
 
         def early():
             arm_start(host, spec)
