@@ -45,6 +45,13 @@ static int refuse(struct capture *c, int r, const char *why)
 	return r;
 }
 
+static void on_wait(void *ctx, uint64_t ns)
+{
+	struct capture *c = ctx;
+
+	mc_worker_busy(c->w, ns);
+}
+
 static int connect_qmp(struct capture *c)
 {
 	const char *path = c->a->config->qmp;
@@ -53,6 +60,7 @@ static int connect_qmp(struct capture *c)
 
 	if (r == 0) {
 		qmp_on_event(c->q, on_event, c);
+		qmp_on_wait(c->q, on_wait, c);
 		return 0;
 	}
 	qmp_connect_why(r, path, why, sizeof(why));

@@ -12,9 +12,8 @@
 #include "../ipc/util.h"
 #include "../ipc/worker-bus.h"
 
-#define ATTACH_NS                                                                                  \
-	(30 * MC_NS_PER_S)          /* a QMP command may take 2 s, a large guest has many answers */
-#define AGAIN_NS  (5 * MC_NS_PER_S) /* a successor asks little */
+#define ATTACH_NS (5 * MC_NS_PER_S)  /* up to QMP's answers, which are waited for one by one */
+#define RDMA_NS   (30 * MC_NS_PER_S) /* pinning a large guest's RAM takes its time */
 #define DETACH_NS (5 * MC_NS_PER_S)
 
 /* Failed epochs beyond abort-limit, at ever longer intervals, after which the guest is held. */
@@ -153,13 +152,14 @@ static int attach(struct capture *c)
 	struct mc_control *ctl = c->a->control;
 	int r, e;
 
-	mc_worker_busy(c->w, atomic_load(&ctl->attached) ? AGAIN_NS : ATTACH_NS);
+	mc_worker_busy(c->w, ATTACH_NS);
 	r = capture_attach(c);
 	/*
 	 * Attached or not, what others can write to is touched only after this.  To let QEMU go it
 	 * traces it once more, by files of /proc that belong to QEMU's user.
 	 */
 	e = mc_worker_confine(c->w, 1ULL << CAP_SYS_PTRACE | 1ULL << CAP_DAC_READ_SEARCH, 0);
+	mc_worker_busy(c->w, RDMA_NS);
 	if (r == 0 && e == 0)
 		capture_set_up_rdma(c);
 	mc_worker_busy(c->w, 0);

@@ -98,6 +98,7 @@ static void make_arena(struct fixture *f)
 {
 	f->arena.vector = shared(sizeof(struct mc_region) * MC_VECTOR_REGIONS);
 	f->arena.control = shared(sizeof(struct mc_control));
+	f->arena.proc = shared(sizeof(struct mc_proc) * MC_ROLE_MAX);
 	f->arena.control->block[0].size = f->vm.block[0].size;
 	f->bitmap = shared(WORDS * 8);
 }
@@ -157,6 +158,7 @@ static int teardown(void **state)
 	close(f->sock);
 	munmap(f->arena.vector, sizeof(struct mc_region) * MC_VECTOR_REGIONS);
 	munmap(f->arena.control, sizeof(struct mc_control));
+	munmap(f->arena.proc, sizeof(struct mc_proc) * MC_ROLE_MAX);
 	munmap((void *)f->bitmap, WORDS * 8);
 	free(f);
 	return 0;

@@ -31,6 +31,9 @@ struct pm_scan {
 #define UFFD_USER_ONLY      1
 #define UFFD_LINK           "anon_inode:[userfaultfd]" /* in /proc/PID/fd */
 
+#define INJECT_NS   MC_NS_PER_S       /* above inject.c's own limit */
+#define REGISTER_NS (5 * MC_NS_PER_S) /* a large guest has many page tables */
+
 /* The userfaultfd that QEMU holds, left by a predecessor: its number there, or -ENOENT. */
 static int find_remote(pid_t pid)
 {
@@ -150,10 +153,13 @@ static int uffd_attach(struct tracker *t, char *why, size_t why_len)
 	int r;
 
 	t->remote_fd = find_remote(t->vm->pid);
+	/* One that hangs here may keep a thread of QEMU standing still. */
+	mc_arena_busy(t->arena, MC_ROLE_CAPTURE, INJECT_NS);
 	if (t->remote_fd == -ENOENT)
 		t->remote_fd = make_remote(t->vm->pid, why, why_len);
 	if (t->remote_fd < 0)
 		return t->remote_fd;
+	mc_arena_busy(t->arena, MC_ROLE_CAPTURE, REGISTER_NS);
 	r = fetch(t, why, why_len);
 	(void)mc_fault(MC_FAULT_CAPTURE_FETCHED);
 	if (r == 0)

@@ -470,6 +470,18 @@ void mc_arena_done(struct mc_arena *a)
 	empty_view(a);
 }
 
+void mc_arena_alive(struct mc_arena *a, enum mc_role role)
+{
+	atomic_store_explicit(&a->proc[role].heartbeat, mc_now_ns(), memory_order_relaxed);
+}
+
+void mc_arena_busy(struct mc_arena *a, enum mc_role role, uint64_t ns)
+{
+	mc_arena_alive(a, role);
+	atomic_store_explicit(&a->proc[role].busy_until, ns ? mc_now_ns() + ns : 0,
+	                      memory_order_release);
+}
+
 void mc_arena_ring(struct mc_arena *a, enum mc_role role)
 {
 	if ((unsigned)role < MC_ROLE_MAX)

@@ -57,7 +57,7 @@ struct mc_proc {
 	_Atomic uint64_t start_time; /* field 22 of /proc/PID/stat */
 	_Atomic uint64_t starts;     /* times a process of this role attached */
 	_Atomic uint64_t heartbeat;  /* ns, raised whenever its loop turns */
-	_Atomic uint64_t busy_until; /* ns: it said that it won't turn before (mc_worker_busy()) */
+	_Atomic uint64_t busy_until; /* ns: it said that it won't turn before (mc_arena_busy()) */
 	char last_words[120];        /* last error it logged; NUL terminated */
 	char build[32];
 #ifdef MC_FAULTS
@@ -154,6 +154,16 @@ bool mc_arena_place_taken(const struct mc_arena *a, enum mc_role role);
 
 /* Unmaps and closes. Accepts a zeroed or half-built struct. Does not unlink. */
 void mc_arena_done(struct mc_arena *a);
+
+/* Raises a role's heartbeat, as every turn of a worker's loop does. */
+void mc_arena_alive(struct mc_arena *a, enum mc_role role);
+/*
+ * Announces that the loop of a role won't turn for up to @ns nanoseconds from now; beyond that the
+ * process counts as hung and is killed.  0: done.  The heartbeat is raised first, and whoever reads
+ * busy_until before the heartbeat (acquire, release) never sees an announcement that ended together
+ * with the heartbeat of before it.
+ */
+void mc_arena_busy(struct mc_arena *a, enum mc_role role, uint64_t ns);
 
 /* Rings the bell of a role / of all roles but our own. Never blocks. */
 void mc_arena_ring(struct mc_arena *a, enum mc_role role);

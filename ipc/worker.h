@@ -111,7 +111,7 @@ void mc_worker_event(struct mc_worker *w, const char *id, uint64_t epoch, const 
 /* Raises the heartbeat in the middle of a long work(). */
 static inline void mc_worker_alive(struct mc_worker *w)
 {
-	atomic_store_explicit(&w->arena.proc[w->role].heartbeat, mc_now_ns(), memory_order_relaxed);
+	mc_arena_alive(&w->arena, w->role);
 }
 
 /*
@@ -121,11 +121,7 @@ static inline void mc_worker_alive(struct mc_worker *w)
  */
 static inline void mc_worker_busy(struct mc_worker *w, uint64_t ns)
 {
-	struct mc_proc *p = &w->arena.proc[w->role];
-
-	/* Before the announcement ends: the last turn of the loop may be long ago. */
-	mc_worker_alive(w);
-	atomic_store_explicit(&p->busy_until, ns ? mc_now_ns() + ns : 0, memory_order_release);
+	mc_arena_busy(&w->arena, w->role, ns);
 }
 
 /* Makes the loop end with exit status @status after the current callback. */

@@ -31,6 +31,8 @@ struct qmp {
 	size_t begun_len;  /* what was sent of it */
 	qmp_event_fn on_event;
 	void *event_ctx;
+	void (*on_wait)(void *ctx, uint64_t ns);
+	void *wait_ctx;
 
 	char *buf;
 	size_t used, size;

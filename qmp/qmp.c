@@ -32,6 +32,12 @@ void qmp_on_event(struct qmp *q, qmp_event_fn fn, void *ctx)
 	q->event_ctx = ctx;
 }
 
+void qmp_on_wait(struct qmp *q, void (*fn)(void *ctx, uint64_t ns), void *ctx)
+{
+	q->on_wait = fn;
+	q->wait_ctx = ctx;
+}
+
 struct qmp *qmp_free(struct qmp *q)
 {
 	if (!q)
@@ -248,7 +254,11 @@ int qmp_command_fd(struct qmp *q, const char *name, json_t *args, int fd, unsign
 		text = NULL;
 		return -ENOMEM;
 	}
+	if (q->on_wait)
+		q->on_wait(q->wait_ctx, timeout_ms * MC_NS_PER_MS);
 	r = run_text(q, text, (size_t)len, fd, deadline, ret ? &value : NULL);
+	if (q->on_wait)
+		q->on_wait(q->wait_ctx, 0);
 	if (r < 0)
 		json_decref(value);
 	else if (ret)

@@ -47,6 +47,12 @@ pid_t qmp_peer_pid(const struct qmp *q); /* of QEMU, SO_PEERCRED at connect */
 void qmp_on_event(struct qmp *q, qmp_event_fn fn, void *ctx);
 
 /*
+ * @fn is called by qmp_command() and its like before they wait for an answer, with the time that
+ * this may take at most, in ns, and after it with 0.  For a process that others watch.
+ */
+void qmp_on_wait(struct qmp *q, void (*fn)(void *ctx, uint64_t ns), void *ctx);
+
+/*
  * Runs a command and waits for its answer.  @args: reference stolen, NULL for none.
  * 0 with *ret the "return" value (new reference; ret may be NULL); -EREMOTEIO: QEMU
  * answered with an error, its text is qmp_error(); -ETIMEDOUT; -ECONNRESET; -EBADMSG.

@@ -101,13 +101,8 @@ int standby_state_file(const struct restore *r, const uint8_t *state, size_t len
 
 static int give_file(struct restore *r, int fd)
 {
-	int e;
-
-	mc_worker_busy(r->w, COMMAND_NS);
-	e = qmp_command_fd(r->q, "getfd", json_pack("{s:s}", "fdname", "mc-state"), fd, COMMAND_MS,
-	                   NULL);
-	mc_worker_busy(r->w, 0);
-	return e;
+	return qmp_command_fd(r->q, "getfd", json_pack("{s:s}", "fdname", "mc-state"), fd,
+	                      COMMAND_MS, NULL);
 }
 
 /* QEMU's copy of the descriptor shares the file's offset: it reads from where we leave it. */
@@ -124,14 +119,10 @@ void load_prepare(struct restore *r)
 /* 0, or the run state says that no load is going on: -EREMOTEIO. */
 static int look(struct restore *r)
 {
-	const char *status;
 	json_t *v = NULL;
-	int e;
+	int e = qmp_command(r->q, "query-status", NULL, COMMAND_MS, &v);
+	const char *status = json_string_value(json_object_get(v, "status"));
 
-	mc_worker_busy(r->w, COMMAND_NS);
-	e = qmp_command(r->q, "query-status", NULL, COMMAND_MS, &v);
-	mc_worker_busy(r->w, 0);
-	status = json_string_value(json_object_get(v, "status"));
 	if (e == 0 && json_is_true(json_object_get(v, "running")))
 		r->resumed = true;
 	else if (e == 0 && status && strcmp(status, "paused") == 0)
@@ -166,9 +157,7 @@ static int await_running(struct restore *r)
 	while (e == 0 && !r->resumed) {
 		if (r->loaded && !told) {
 			told = true;
-			mc_worker_busy(r->w, COMMAND_NS);
 			e = qmp_command(r->q, "cont", NULL, COMMAND_MS, NULL);
-			mc_worker_busy(r->w, 0);
 		} else {
 			e = wait_event(r, end);
 		}

@@ -11,7 +11,7 @@
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 
-#define ATTACH_NS (60 * MC_NS_PER_S) /* emptying much RAM takes its time */
+#define ATTACH_NS (5 * MC_NS_PER_S) /* up to QMP's answers, which are waited for one by one */
 
 static int on_timer(sd_event_source *s, uint64_t usec, void *userdata)
 {

@@ -17,9 +17,10 @@
 #include "../ipc/util.h"
 #include "restore.h"
 
-#define CONNECT_MS 2000
-#define COMMAND_MS 2000
-#define LOCK_NS    (2 * MC_NS_PER_S)
+#define CONNECT_MS  2000
+#define COMMAND_MS  2000
+#define EMPTY_BYTES (1ULL << 30)
+#define LOCK_NS     (2 * MC_NS_PER_S)
 
 static void on_event(void *ctx, const char *name, json_t *data)
 {
@@ -46,6 +47,13 @@ static int refuse(struct restore *r, int e, const char *fmt, ...)
 	return e;
 }
 
+static void on_wait(void *ctx, uint64_t ns)
+{
+	struct restore *r = ctx;
+
+	mc_worker_busy(r->w, ns);
+}
+
 static int connect_qmp(struct restore *r)
 {
 	const char *path = r->a->config->qmp;
@@ -54,6 +62,7 @@ static int connect_qmp(struct restore *r)
 
 	if (e == 0) {
 		qmp_on_event(r->q, on_event, r);
+		qmp_on_wait(r->q, on_wait, r);
 		return 0;
 	}
 	qmp_connect_why(e, path, why, sizeof(why));
@@ -181,13 +190,29 @@ static void publish(struct restore *r)
 	atomic_store_explicit(&c->blocks, r->vm.nblocks, memory_order_release);
 }
 
+/* In pieces: the memory of a large guest takes seconds to give back, and we are watched. */
+static int empty_block(struct restore *r, unsigned i)
+{
+	uint64_t size = r->vm.block[i].size;
+
+	for (uint64_t at = 0; at < size; at += EMPTY_BYTES) {
+		mc_worker_alive(r->w);
+		if (fallocate(r->ram_fd[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
+		              (off_t)mc_min_u64(size - at, EMPTY_BYTES)) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
 int standby_empty(struct restore *r)
 {
-	for (unsigned i = 0; i < r->vm.nblocks; i++)
-		if (fallocate(r->ram_fd[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-		              (off_t)r->vm.block[i].size) < 0)
-			return refuse(r, -errno, "can't empty RAM block %s: %s",
-			              r->vm.block[i].name, strerror(errno));
+	for (unsigned i = 0; i < r->vm.nblocks; i++) {
+		int e = empty_block(r, i);
+
+		if (e < 0)
+			return refuse(r, e, "can't empty RAM block %s: %s", r->vm.block[i].name,
+			              strerror(-e));
+	}
 	return 0;
 }
 
