@@ -11,6 +11,7 @@
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "../ipc/worker-bus.h"
+#include "pace.h"
 
 #define ATTACH_NS (5 * MC_NS_PER_S)  /* up to QMP's answers, which are waited for one by one */
 #define RDMA_NS   (30 * MC_NS_PER_S) /* pinning a large guest's RAM takes its time */
@@ -295,7 +296,7 @@ static void after_epoch(struct capture *c, uint64_t began, int r)
 	uint64_t interval = mc_config_interval_ns(c->a->config), now = mc_now_ns();
 	uint64_t wait;
 
-	c->due = began + interval;
+	c->due = pace_next(c->due, began, interval);
 	wait = c->due > now ? c->due - now : 0;
 	mc_metric_set(mc_worker_metrics(c->w), MC_M_WAIT_TIME, wait);
 	if (r != -EAGAIN)
