@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * mc-capture: takes epochs of a running guest.  One context, one thread.
+ * mc-capture: takes epochs of a running guest.  One context, one thread; a
+ * second one helps it scan large guests (uffd-scan.h).
  */
 #ifndef MC_CAPTURE_CAPTURE_H
 #define MC_CAPTURE_CAPTURE_H
@@ -13,6 +14,7 @@
 #include "../qmp/vm.h"
 #include "death.h"
 #include "guard.h"
+#include "pace.h"
 #include "rdma-copy.h"
 #include "tracker.h"
 
@@ -91,6 +93,7 @@ struct capture {
 	uint64_t due;                  /* ns: when the next epoch begins */
 	uint64_t owner[EPOCH_BITMAPS]; /* epoch whose pages a bitmap holds; 0: free */
 	uint64_t dirty_estimate;       /* pages */
+	struct pace_prescan prescan;
 	uint64_t checkpoint_seen;
 	unsigned aborts_in_row; /* epochs that failed, here or at the backup, since a commit */
 	unsigned aborts_told;   /* of those: the policy was applied */

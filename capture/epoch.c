@@ -11,8 +11,7 @@
 #include "capture.h"
 
 #define BARRIER_LIMIT  (20 * MC_NS_PER_MS)
-#define PRESCAN_PAGES  2048 /* more than this is worth a drained pre-scan */
-#define PRESCAN_AGAIN  512  /* than this, written while they were copied: one more round */
+#define PRESCAN_AGAIN  512 /* than this, written while they were copied: one more round */
 #define PRESCAN_ROUNDS 4
 
 struct epoch {
@@ -20,6 +19,7 @@ struct epoch {
 	_Atomic uint64_t *bitmap;
 	uint32_t pre_slabs; /* copied before the pause proper */
 	uint64_t pages, sum_ns, longest_ns;
+	struct pace_tried tried; /* the pre-scan */
 	uint64_t state_bytes;
 };
 
@@ -66,7 +66,7 @@ static int prepare(struct capture *c, struct epoch *e)
 }
 
 /* Strikes out pages of pre-copied slabs that are, or were, copied again: those in prep.again. */
-static void strike_out(struct capture *c, const struct epoch *e)
+static void strike_out(struct capture *c, struct epoch *e)
 {
 	for (uint32_t i = 0; i < e->pre_slabs; i++) {
 		struct mc_slab_meta *m = mc_pool_meta(&c->a->slabs, c->list.slab[i]);
@@ -76,8 +76,11 @@ static void strike_out(struct capture *c, const struct epoch *e)
 			uint64_t page = c->a->control->block[d[p].block].first_page +
 			                d[p].offset / MC_PAGE_SIZE;
 
-			if (c->prep.again[page / 64] >> page % 64 & 1)
-				d[p].flags |= MC_PAGE_STRUCK;
+			if (!(c->prep.again[page / 64] >> page % 64 & 1) ||
+			    d[p].flags & MC_PAGE_STRUCK)
+				continue;
+			d[p].flags |= MC_PAGE_STRUCK;
+			e->tried.struck++;
 		}
 	}
 }
@@ -132,9 +135,13 @@ static int prescan(struct capture *c, struct epoch *e)
 		               UINT32_MAX, &e->pages);
 		e->pre_slabs = c->list.n;
 		bitmap_clear(again, c->a->bitmap_words);
-		if (!worth_a_round(c, mc_now_ns() - t))
+		t = mc_now_ns() - t;
+		e->tried.copy_ns += t;
+		if (!worth_a_round(c, t))
 			break;
 	}
+	e->tried.pages = e->pages;
+	e->tried.stop_ns = e->sum_ns;
 	return r < 0 ? r : mc_fault(MC_FAULT_CAPTURE_PRECOPIED);
 }
 
@@ -323,6 +330,8 @@ static int hand_over(struct capture *c, struct epoch *e)
 	if (!rec)
 		return -ESTALE;
 	strike_out(c, e);
+	if (e->pre_slabs)
+		pace_prescan_done(&c->prescan, &e->tried);
 	state_first(c);
 	record(c, e, rec);
 	r = copy_list_push(c, 0);
@@ -375,7 +384,7 @@ int epoch_take(struct capture *c)
 	/* The barrier of the first epoch shuts the gate: netgate must know it before it is set. */
 	if (r == 0 && !atomic_load(&c->a->control->armed_epoch))
 		atomic_store(&c->a->control->armed_epoch, e.n);
-	if (r == 0 && c->dirty_estimate > PRESCAN_PAGES)
+	if (r == 0 && pace_wants_prescan(&c->prescan, c->dirty_estimate))
 		r = prescan(c, &e);
 	if (r == 0)
 		r = pause_and_copy(c, &e);
