@@ -11,7 +11,6 @@
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "../ipc/worker-bus.h"
-#include "pace.h"
 
 #define ATTACH_NS (5 * MC_NS_PER_S)  /* up to QMP's answers, which are waited for one by one */
 #define RDMA_NS   (30 * MC_NS_PER_S) /* pinning a large guest's RAM takes its time */
@@ -161,8 +160,11 @@ static int attach(struct capture *c)
 	 */
 	e = mc_worker_confine(c->w, 1ULL << CAP_SYS_PTRACE | 1ULL << CAP_DAC_READ_SEARCH, 0);
 	mc_worker_busy(c->w, RDMA_NS);
-	if (r == 0 && e == 0)
+	if (r == 0 && e == 0) {
 		capture_set_up_rdma(c);
+		if (tracker_start(&c->tracker) < 0)
+			mc_warn("no thread for the scans of this guest: one does them alone");
+	}
 	mc_worker_busy(c->w, 0);
 	if (e < 0)
 		return e;

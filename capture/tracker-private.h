@@ -16,8 +16,10 @@ struct tracker_ops {
 	/* The rest as in tracker.h; pagemap is open. */
 	int (*attach)(struct tracker *t, char *why, size_t why_len);
 	int (*detach)(struct tracker *t); /* NULL: nothing is left in QEMU */
+	int (*start)(struct tracker *t);  /* NULL: there is nothing to start */
 	int64_t (*scan)(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64_t *also);
 	int64_t (*recover)(struct tracker *t, _Atomic uint64_t *bitmap); /* NULL: no vector */
+	void (*done)(struct tracker *t);                                 /* may be NULL */
 };
 
 extern const struct tracker_ops tracker_uffd, tracker_softdirty;

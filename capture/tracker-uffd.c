@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,16 +17,10 @@
 #include "../ipc/fault.h"
 #include "../ipc/util.h"
 #include "inject.h"
+#include "pagemap-scan.h"
+#include "uffd-scan.h"
 
-/* Linux 6.7 ABI that older headers lack (include/uapi/linux/fs.h, userfaultfd.h). */
-struct pm_scan {
-	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define PM_SCAN_IOCTL       _IOWR('f', 16, struct pm_scan)
-#define PM_SCAN_WP          (1 << 0)
-#define PM_SCAN_WPASYNC     (1 << 1)
-#define PM_PAGE_WRITTEN     (1 << 1)
+/* Linux 6.7 ABI that older headers lack (include/uapi/linux/userfaultfd.h). */
 #define UFFD_WP_UNPOPULATED (1 << 13)
 #define UFFD_WP_ASYNC       (1 << 15)
 #define UFFD_USER_ONLY      1
@@ -148,15 +143,41 @@ static int enable(struct tracker *t, char *why, size_t why_len)
 	return 0;
 }
 
+/*
+ * With a huge page mapped as one every write counts for all of its 512 pages.  QEMU asks for
+ * them for its RAM by itself, so that is what it gets back.  What can't be had is done without.
+ */
+static void advise(const struct tracker *t, uint64_t advice)
+{
+	for (unsigned i = 0; i < t->vm->nblocks; i++) {
+		const uint64_t arg[3] = {t->vm->block[i].hva, t->vm->block[i].size, advice};
+		int64_t result;
+
+		mc_arena_busy(t->arena, MC_ROLE_CAPTURE, INJECT_NS);
+		(void)inject_syscall(t->vm->pid, SYS_madvise, arg, &result, NULL);
+	}
+}
+
+/* Its number in QEMU, or negative errno. */
+static int have_remote(const struct tracker *t, char *why, size_t why_len)
+{
+	int fd = find_remote(t->vm->pid);
+
+	/* One that hangs here may keep a thread of QEMU standing still. */
+	mc_arena_busy(t->arena, MC_ROLE_CAPTURE, INJECT_NS);
+	if (fd != -ENOENT)
+		return fd;
+	fd = make_remote(t->vm->pid, why, why_len);
+	if (fd >= 0)
+		advise(t, MADV_NOHUGEPAGE);
+	return fd;
+}
+
 static int uffd_attach(struct tracker *t, char *why, size_t why_len)
 {
 	int r;
 
-	t->remote_fd = find_remote(t->vm->pid);
-	/* One that hangs here may keep a thread of QEMU standing still. */
-	mc_arena_busy(t->arena, MC_ROLE_CAPTURE, INJECT_NS);
-	if (t->remote_fd == -ENOENT)
-		t->remote_fd = make_remote(t->vm->pid, why, why_len);
+	t->remote_fd = have_remote(t, why, why_len);
 	if (t->remote_fd < 0)
 		return t->remote_fd;
 	mc_arena_busy(t->arena, MC_ROLE_CAPTURE, REGISTER_NS);
@@ -168,6 +189,11 @@ static int uffd_attach(struct tracker *t, char *why, size_t why_len)
 	if (r == 0)
 		(void)madvise(t->arena->vector, sizeof(struct mc_region) * MC_VECTOR_REGIONS,
 		              MADV_POPULATE_WRITE);
+	if (r == 0) {
+		r = uffd_scan_new(&t->scan, t);
+		if (r < 0)
+			snprintf(why, why_len, "can't look at the RAM's files: %s", strerror(-r));
+	}
 	return r;
 }
 
@@ -206,93 +232,39 @@ static int uffd_detach(struct tracker *t)
 	/* Only the descriptor that we made is closed: the number may have been reused. */
 	if (find_remote(t->vm->pid) != t->remote_fd)
 		return 0;
+	advise(t, MADV_HUGEPAGE);
 	r = inject_syscall(t->vm->pid, SYS_close, arg, &result, NULL);
 	return r < 0 ? r : (int)result;
 }
 
-/*
- * Moves the vector into the bitmaps and zeroes it, last region first: whoever dies in here
- * leaves a vector whose first zero region ends what isn't in the bitmap for sure.
- */
-static int64_t take_vector(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64_t *also)
+/* On two CPUs the other one is QEMU's, which writes its device state meanwhile. */
+static bool has_cpu_to_spare(void)
 {
-	struct mc_region *v = t->arena->vector;
-	const struct mc_control *c = t->arena->control;
-	int64_t pages = 0;
-	size_t n = 0;
+	cpu_set_t set;
 
-	(void)mc_fault(MC_FAULT_CAPTURE_VECTOR);
-	for (; n < MC_VECTOR_REGIONS && v[n].end; n++) {
-		for (unsigned i = 0; i < t->vm->nblocks; i++) {
-			const struct vm_block *b = &t->vm->block[i];
-			uint64_t from = mc_max_u64(v[n].start, b->hva);
-			uint64_t to = mc_min_u64(v[n].end, b->hva + b->size);
-			uint64_t first;
+	return sched_getaffinity(0, sizeof(set), &set) < 0 || CPU_COUNT(&set) > 2;
+}
 
-			if (from >= to)
-				continue;
-			first = c->block[i].first_page + (from - b->hva) / MC_PAGE_SIZE;
-			tracker_set_bits(bitmap, first, (to - from) / MC_PAGE_SIZE);
-			if (also)
-				tracker_set_bits(also, first, (to - from) / MC_PAGE_SIZE);
-			pages += (int64_t)((to - from) / MC_PAGE_SIZE);
-		}
-	}
-	atomic_thread_fence(memory_order_seq_cst);
-	(void)mc_fault(MC_FAULT_CAPTURE_VECTOR_TAKEN);
-	while (n-- > 0)
-		v[n] = (struct mc_region){0};
-	return pages;
+static int uffd_start(struct tracker *t)
+{
+	if (!has_cpu_to_spare())
+		return 0;
+	return uffd_scan_start(t->scan, UFFD_SCAN_PARALLEL);
+}
+
+static int64_t uffd_run(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64_t *also)
+{
+	return uffd_scan_run(t->scan, bitmap, also);
 }
 
 static int64_t uffd_recover(struct tracker *t, _Atomic uint64_t *bitmap)
 {
-	return take_vector(t, bitmap, NULL);
+	return uffd_scan_recover(t->scan, bitmap);
 }
 
-static int64_t scan_block(struct tracker *t, const struct vm_block *b, _Atomic uint64_t *bitmap,
-                          _Atomic uint64_t *also)
+static void uffd_done(struct tracker *t)
 {
-	uint64_t at = b->hva, end = b->hva + b->size;
-	int64_t pages = 0;
-
-	while (at < end) {
-		struct pm_scan s = {.size = sizeof(s),
-		                    .flags = PM_SCAN_WP | PM_SCAN_WPASYNC,
-		                    .start = at,
-		                    .end = end,
-		                    .vec = (uint64_t)t->arena->vector,
-		                    .vec_len = MC_VECTOR_REGIONS,
-		                    .category_mask = PM_PAGE_WRITTEN,
-		                    .return_mask = PM_PAGE_WRITTEN};
-		int n = ioctl(t->pagemap, PM_SCAN_IOCTL, &s);
-		int r = n < 0 ? -errno : 0;
-
-		/* What the kernel has written before an error counts. */
-		pages += take_vector(t, bitmap, also);
-		if (r < 0)
-			return r;
-		if (s.walk_end <= at)
-			return -EIO;
-		at = s.walk_end;
-	}
-	return pages;
-}
-
-static int64_t uffd_scan(struct tracker *t, _Atomic uint64_t *bitmap, _Atomic uint64_t *also)
-{
-	int64_t pages = 0;
-
-	for (unsigned i = 0; i < t->vm->nblocks; i++) {
-		int64_t n = scan_block(t, &t->vm->block[i], bitmap, also);
-
-		if (n < 0)
-			return n;
-		pages += n;
-		if (mc_fault(MC_FAULT_CAPTURE_SCAN) < 0)
-			return -EIO;
-	}
-	return pages;
+	t->scan = uffd_scan_free(t->scan);
 }
 
 const struct tracker_ops tracker_uffd = {
@@ -301,6 +273,8 @@ const struct tracker_ops tracker_uffd = {
         .supported = uffd_supported,
         .attach = uffd_attach,
         .detach = uffd_detach,
-        .scan = uffd_scan,
+        .start = uffd_start,
+        .scan = uffd_run,
         .recover = uffd_recover,
+        .done = uffd_done,
 };

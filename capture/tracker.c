@@ -87,6 +87,11 @@ int tracker_attach(struct tracker *t, enum mc_tracker kind, const struct vm_info
 	return r;
 }
 
+int tracker_start(struct tracker *t)
+{
+	return t->ops && t->ops->start ? t->ops->start(t) : 0;
+}
+
 enum mc_tracker tracker_kind(const struct tracker *t)
 {
 	return t->ops ? t->ops->kind : MC_TRACKER_AUTO;
@@ -107,6 +112,8 @@ int tracker_detach(struct tracker *t)
 
 void tracker_done(struct tracker *t)
 {
+	if (t->ops && t->ops->done)
+		t->ops->done(t);
 	mc_closep(&t->pagemap);
 	mc_closep(&t->uffd);
 	mc_closep(&t->clear_refs);

@@ -19,6 +19,7 @@
 #include "../qmp/vm.h"
 
 struct tracker_ops;
+struct uffd_scan;
 
 struct tracker {
 	const struct tracker_ops *ops; /* NULL: not attached */
@@ -26,8 +27,9 @@ struct tracker {
 	struct mc_arena *arena;
 	int pagemap; /* /proc/PID/pagemap, owned */
 	/* uffd */
-	int uffd;      /* our copy, owned */
-	int remote_fd; /* its number in QEMU */
+	int uffd;               /* our copy, owned */
+	int remote_fd;          /* its number in QEMU */
+	struct uffd_scan *scan; /* owned */
 	/* soft-dirty */
 	int clear_refs;            /* /proc/PID/clear_refs, owned */
 	int policy_fd;             /* the system's policy on huge pages, owned; -1: it has none */
@@ -53,6 +55,12 @@ int tracker_check(const struct vm_info *vm, enum mc_tracker kind, char *why, siz
  */
 int tracker_attach(struct tracker *t, enum mc_tracker kind, const struct vm_info *vm,
                    struct mc_arena *arena, char *why, size_t why_len);
+
+/*
+ * Starts what helps with large guests; after the process was confined, so that it is confined as
+ * well.  0 or negative errno: the scans are slower.
+ */
+int tracker_start(struct tracker *t);
 
 /* Which way it tracks; MC_TRACKER_AUTO: not attached. */
 enum mc_tracker tracker_kind(const struct tracker *t);
