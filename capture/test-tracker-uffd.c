@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What the uffd tracker makes of RAM that was never touched, and of huge pages. */
+/* What the uffd tracker makes of RAM that was never touched, of huge pages, and of hot ones. */
 #include <inttypes.h>
 #include <sched.h>
 #include <sys/mount.h>
 
+#include "hot.h"
 #include "test-tracker.h"
 
 /* RAM of huge pages, whatever this machine's policy is; none where that can't be mounted. */
@@ -84,10 +85,78 @@ static void test_holes(void **state)
 	assert_int_equal(tracker_detach(&f->t), 0);
 }
 
+/* Faults of a process that needed no disk: field 10 of its stat. */
+static uint64_t faults(pid_t pid)
+{
+	char path[64], line[512], *p;
+	uint64_t n = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	f = fopen(path, "re");
+	assert_non_null(f);
+	assert_non_null(fgets(line, sizeof(line), f));
+	fclose(f);
+	p = strrchr(line, ')');
+	assert_non_null(p);
+	assert_int_equal(sscanf(p, ") %*c %*d %*d %*d %*d %*d %*u %" SCNu64, &n), 1);
+	return n;
+}
+
+#define HOT    1024 /* pages: two units of hot.h */
+#define ROUNDS 60
+
+/* What is written all the time is always reported, at few faults; and no more soon after. */
+static void test_hot(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t before = 0, over = 0;
+
+	attach(f);
+	(void)scan(f);
+	for (int i = 0; i < ROUNDS; i++) {
+		if (i == ROUNDS / 2)
+			before = faults(f->pid);
+		order(f, OP_WRITE, 512, HOT);
+		assert_int_equal(scan(f), HOT);
+		for (uint32_t p = 512; p < 512 + HOT; p++)
+			assert_true(in(f->bitmap, p));
+	}
+	assert_in_range(faults(f->pid) - before, HOT, HOT * ROUNDS / 2 / 4);
+	for (int i = 0; i < 2 * HOT_REST_MAX; i++)
+		over += (uint64_t)scan(f);
+	assert_in_range(over, 0, HOT * HOT_REST_MAX);
+	assert_int_equal(scan(f), 0);
+	order(f, OP_WRITE, 600, 1);
+	assert_int_equal(scan(f), 1);
+	assert_int_equal(tracker_detach(&f->t), 0);
+}
+
+/* A burst is over before much is copied in vain. */
+static void test_burst(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t over = 0;
+
+	attach(f);
+	(void)scan(f);
+	for (int i = 0; i < 4; i++) {
+		order(f, OP_WRITE, 512, HOT);
+		assert_int_equal(scan(f), HOT);
+	}
+	for (int i = 0; i < 8; i++)
+		over += (uint64_t)scan(f);
+	assert_in_range(over, 0, 2 * HOT);
+	assert_int_equal(scan(f), 0);
+	assert_int_equal(tracker_detach(&f->t), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test_setup_teardown(test_holes, setup_uffd, teardown),
+	        cmocka_unit_test_setup_teardown(test_hot, setup_uffd, teardown),
+	        cmocka_unit_test_setup_teardown(test_burst, setup_uffd, teardown),
 	        cmocka_unit_test_setup_teardown(test_huge, setup_huge, teardown),
 	};
 

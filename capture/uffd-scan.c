@@ -10,6 +10,7 @@
 
 #include "../ipc/fault.h"
 #include "../ipc/util.h"
+#include "hot.h"
 #include "pagemap-scan.h"
 #include "populated.h"
 #include "tracker-private.h"
@@ -21,6 +22,7 @@
 struct chunk {
 	unsigned block;
 	struct populated_run run;
+	bool protects; /* what is reported; else it stays written */
 };
 
 /* Whether the second thread takes part in a scan. */
@@ -35,6 +37,7 @@ struct lane {
 struct uffd_scan {
 	struct tracker *t;
 	struct populated populated[VM_BLOCKS_MAX];
+	struct hot hot[VM_BLOCKS_MAX];
 	struct chunk *chunk; /* of the scan that is on; owned */
 	uint64_t chunk_size; /* at most */
 	size_t chunks;
@@ -66,6 +69,7 @@ static int64_t take_region(struct uffd_scan *s, const struct mc_region *r)
 
 		if (from >= to)
 			continue;
+		hot_count(&s->hot[i], from - b->hva, to - b->hva);
 		first = c->block[i].first_page + (from - b->hva) / MC_PAGE_SIZE;
 		tracker_set_bits(s->bitmap, first, (to - from) / MC_PAGE_SIZE);
 		if (s->also)
@@ -114,7 +118,7 @@ static int scan_chunk(struct uffd_scan *s, const struct chunk *c, int lane)
 
 	while (at < end) {
 		struct pm_scan p = {.size = sizeof(p),
-		                    .flags = PM_SCAN_WP | PM_SCAN_WPASYNC,
+		                    .flags = (c->protects ? PM_SCAN_WP : 0) | PM_SCAN_WPASYNC,
 		                    .start = at,
 		                    .end = end,
 		                    .vec = (uint64_t)v,
@@ -184,22 +188,29 @@ int uffd_scan_start(struct uffd_scan *s, uint64_t parallel)
 	return -e;
 }
 
-/* What is populated of a block, in chunks. */
+/* A run of a block, in chunks. */
+static void list_run(struct uffd_scan *s, unsigned block, const struct populated_run *r)
+{
+	struct chunk c = {.block = block, .run = {.to = r->from, .fresh = r->fresh}};
+
+	s->bytes += r->to - r->from;
+	while (c.run.to < r->to) {
+		uint64_t most = mc_min_u64(r->to - c.run.to, s->chunk_size);
+
+		c.run.from = c.run.to;
+		c.run.to = hot_stretch(&s->hot[block], c.run.from, c.run.from + most, &c.protects);
+		s->chunk[s->chunks++] = c;
+	}
+}
+
+/* What is populated of a block. */
 static int list_chunks(struct uffd_scan *s, unsigned block)
 {
 	struct populated_run r = {0};
 	int more;
 
-	while ((more = populated_next(&s->populated[block], &r)) > 0) {
-		struct populated_run c = {.to = r.from, .fresh = r.fresh};
-
-		s->bytes += r.to - r.from;
-		while (c.to < r.to) {
-			c.from = c.to;
-			c.to = c.from + mc_min_u64(r.to - c.from, s->chunk_size);
-			s->chunk[s->chunks++] = (struct chunk){block, c};
-		}
-	}
+	while ((more = populated_next(&s->populated[block], &r)) > 0)
+		list_run(s, block, &r);
 	return more;
 }
 
@@ -271,6 +282,8 @@ int64_t uffd_scan_run(struct uffd_scan *s, _Atomic uint64_t *bitmap, _Atomic uin
 	}
 	if (r == 0)
 		r = strike_holes(s, &pages);
+	for (unsigned i = 0; i < s->t->vm->nblocks && r == 0; i++)
+		hot_scanned(&s->hot[i]);
 	if (r == 0 && mc_fault(MC_FAULT_CAPTURE_SCAN) < 0)
 		r = -EIO;
 	return r < 0 ? r : pages;
@@ -284,7 +297,7 @@ uint64_t uffd_scan_shared(const struct uffd_scan *s)
 int uffd_scan_new(struct uffd_scan **ret, struct tracker *t)
 {
 	struct uffd_scan *s = calloc(1, sizeof(*s));
-	size_t areas = 0;
+	size_t chunks = 0;
 	int r = 0;
 
 	if (!s)
@@ -298,10 +311,12 @@ int uffd_scan_new(struct uffd_scan **ret, struct tracker *t)
 	for (unsigned i = 0; i < t->vm->nblocks && r == 0; i++) {
 		int fd = vm_open_block(t->vm, i);
 
-		areas += t->vm->block[i].size / POPULATED_AREA + 1;
 		r = fd < 0 ? fd : populated_init(&s->populated[i], fd, t->vm->block[i].size);
+		if (r == 0)
+			r = hot_init(&s->hot[i], t->vm->block[i].size);
+		chunks += s->hot[i].units; /* no chunk is smaller */
 	}
-	s->chunk = calloc(areas, sizeof(*s->chunk));
+	s->chunk = calloc(chunks, sizeof(*s->chunk));
 	if (r == 0 && !s->chunk)
 		r = -ENOMEM;
 	if (r == 0)
@@ -322,8 +337,10 @@ struct uffd_scan *uffd_scan_free(struct uffd_scan *s)
 	}
 	(void)sem_destroy(&s->go);
 	(void)sem_destroy(&s->done);
-	for (int i = 0; i < VM_BLOCKS_MAX; i++)
+	for (int i = 0; i < VM_BLOCKS_MAX; i++) {
 		populated_done(&s->populated[i]);
+		hot_done(&s->hot[i]);
+	}
 	free(s->chunk);
 	free(s);
 	return NULL;
