@@ -28,7 +28,7 @@ static int check_header(const struct mc_enc_header *h, size_t len, const struct 
 {
 	if (h->magic != MC_ENC_MAGIC)
 		return -EBADMSG;
-	if (h->version != 1)
+	if (h->version != MC_ENC_VERSION)
 		return -EPROTONOSUPPORT;
 	if (h->reserved || len > lim->unit)
 		return -EBADMSG;

@@ -15,12 +15,12 @@
  *
  * The content stream is, page after page: nothing for a ZERO page, 4096 bytes for a FULL
  * page; for a DELTA page what differs from its base (the page as of the epoch
- * mc_enc_header.base): a 64-bit map of the 64-byte lines that differ, for each of them a byte
- * that maps its eight words, then content XOR base of each of those words; nothing at all when
- * the page equals its base.  For STATE it is the device state.  The stream is cut into chunks
- * of at most MC_CHUNK_MAX raw bytes, each a zstd frame, or plain where zstd would not
- * make it smaller; so no page is sent larger than itself.  Every page carries the XXH3
- * 64-bit hash of its decoded content.
+ * mc_enc_header.base): a 64-bit map of the 64-byte lines that differ; for each of them a byte
+ * that maps its eight words; for each of those words a byte that maps its eight bytes; then content
+ * XOR base of each of those bytes.  Nothing at all when the page equals its base.  For STATE it is
+ * the device state.  The stream is cut into chunks of at most MC_CHUNK_MAX raw bytes, each a zstd
+ * frame, or plain where zstd would not make it smaller; so no page is sent larger than itself.
+ * Every page carries the XXH3 64-bit hash of its decoded content.
  *
  * All fields little-endian.  The decoder trusts nothing: every count and length is
  * checked against the slab's used bytes and the negotiated limits.
@@ -63,11 +63,12 @@ enum mc_chunk_codec {
 	MC_CHUNK_ZSTD = 1,
 };
 
-#define MC_ENC_MAGIC 0x5345434dU /* "MCES" */
+#define MC_ENC_MAGIC   0x5345434dU /* "MCES" */
+#define MC_ENC_VERSION 2
 
 struct mc_enc_header {
 	uint32_t magic;
-	uint16_t version; /* 1 */
+	uint16_t version; /* MC_ENC_VERSION */
 	uint16_t of_kind; /* MC_KIND_STATE, MC_KIND_PAGES */
 	uint64_t epoch;   /* 0: a round of the first copy */
 	uint64_t base;    /* epoch of the delta bases; 0: no deltas in here */

@@ -109,6 +109,28 @@ uint8_t *mc_shadow_open(struct mc_shadow *s, uint64_t key, uint64_t epoch, bool 
 	return s->data + (uint64_t)(e - s->entry) * MC_PAGE_SIZE;
 }
 
+void mc_shadow_near_set(const struct mc_shadow *s, uint64_t key)
+{
+	const struct mc_shadow_entry *set = set_of(s, key);
+
+	__builtin_prefetch(set);
+	__builtin_prefetch(set + MC_SHADOW_WAYS / 2);
+}
+
+void mc_shadow_near_base(const struct mc_shadow *s, uint64_t key)
+{
+	const struct mc_shadow_entry *set = set_of(s, key);
+
+	for (int i = 0; i < MC_SHADOW_WAYS; i++) {
+		const uint8_t *base = s->data + (uint64_t)(set + i - s->entry) * MC_PAGE_SIZE;
+
+		if (atomic_load_explicit(&set[i].word, memory_order_relaxed) >> 8 != key + 1)
+			continue;
+		for (int at = 0; at < MC_NEAR; at += 64)
+			__builtin_prefetch(base + at, 1);
+	}
+}
+
 void mc_shadow_begin_write(struct mc_shadow_entry *e)
 {
 	atomic_store_explicit(&e->tag, 0, memory_order_relaxed);

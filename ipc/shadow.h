@@ -25,6 +25,7 @@
 #include "role.h"
 
 #define MC_SHADOW_WAYS 8
+#define MC_NEAR        384 /* bytes of a page; then the processor has seen where it goes */
 
 struct mc_shadow_entry {
 	_Atomic uint64_t word; /* page key + 1 (0: empty) << 8 | busy role (0: none) */
@@ -68,6 +69,13 @@ static inline uint64_t mc_shadow_key(uint32_t block, uint64_t offset)
  */
 uint8_t *mc_shadow_open(struct mc_shadow *s, uint64_t key, uint64_t epoch, bool *has_base,
                         struct mc_shadow_entry **ret);
+
+/*
+ * Hints for what mc_shadow_open() will soon look for: first the set of @key is brought near, a
+ * page later, when that is there, the beginning of its base (the rest follows by itself).
+ */
+void mc_shadow_near_set(const struct mc_shadow *s, uint64_t key);
+void mc_shadow_near_base(const struct mc_shadow *s, uint64_t key);
 
 /* Tag 0 before the bytes change (release). */
 void mc_shadow_begin_write(struct mc_shadow_entry *e);

@@ -81,44 +81,66 @@ static int unpack(struct decoder *d, const struct mc_enc_view *v, uint8_t *to)
 	return 0;
 }
 
-/* XORs the words that @map names into the line at @to; returns where the next ones are. */
-static const uint8_t *undo_line(uint8_t *to, const uint8_t *word, unsigned map)
+static uint32_t count_bits(const uint8_t *map, uint32_t n)
 {
-	for (; map; map &= map - 1, word += 8) {
-		uint8_t *at = to + (unsigned)__builtin_ctz(map) * 8;
-		uint64_t x, y;
+	uint32_t sum = 0;
 
-		memcpy(&x, at, 8);
-		memcpy(&y, word, 8);
-		x ^= y;
-		memcpy(at, &x, 8);
+	for (uint32_t i = 0; i < n; i++)
+		sum += (uint32_t)__builtin_popcount(map[i]);
+	return sum;
+}
+
+/* What a DELTA page consists of. */
+struct parts {
+	uint64_t lines;
+	const uint8_t *line, *word, *byte; /* maps of lines, maps of words, bytes */
+};
+
+/* -EBADMSG: the maps contradict @len. */
+static int take_apart(const uint8_t *delta, uint32_t len, struct parts *p)
+{
+	uint32_t lines, words;
+
+	if (len < sizeof(p->lines))
+		return -EBADMSG;
+	memcpy(&p->lines, delta, sizeof(p->lines));
+	lines = (uint32_t)__builtin_popcountll(p->lines);
+	len -= (uint32_t)sizeof(p->lines);
+	if (!lines || lines > len)
+		return -EBADMSG;
+	p->line = delta + sizeof(p->lines);
+	words = count_bits(p->line, lines);
+	len -= lines;
+	if (words > len)
+		return -EBADMSG;
+	p->word = p->line + lines;
+	p->byte = p->word + words;
+	return count_bits(p->word, words) == len - words ? 0 : -EBADMSG;
+}
+
+/* XORs into the line at @to what the next maps and bytes say. */
+static void undo_line(uint8_t *to, struct parts *p)
+{
+	for (unsigned words = *p->line++; words; words &= words - 1) {
+		uint8_t *at = to + (unsigned)__builtin_ctz(words) * 8;
+
+		for (unsigned map = *p->word++; map; map &= map - 1)
+			at[__builtin_ctz(map)] ^= *p->byte++;
 	}
-	return word;
 }
 
 /* @base changed as the @len bytes at @delta say, into d->page. -EBADMSG: they contradict @len. */
 static int undo_delta(struct decoder *d, const uint8_t *base, const uint8_t *delta, uint32_t len)
 {
-	const uint8_t *end = delta + len, *maps = delta + 8, *word;
-	uint64_t lines = 0;
-	uint32_t words = 0, n;
+	struct parts p = {0};
+	int r = len ? take_apart(delta, len, &p) : 0;
 
-	if (len && len < 8)
-		return -EBADMSG;
-	if (len)
-		memcpy(&lines, delta, sizeof(lines));
-	n = (uint32_t)__builtin_popcountll(lines);
-	if (len && (!n || 8 + n > len))
-		return -EBADMSG;
-	for (uint32_t i = 0; i < n; i++)
-		words += (uint32_t)__builtin_popcount(maps[i]);
-	if (len && 8 + n + words * 8 != len)
-		return -EBADMSG;
+	if (r < 0)
+		return r;
 	memcpy(d->page, base, MC_PAGE_SIZE);
-	for (word = maps + n; lines; lines &= lines - 1, maps++)
-		word = undo_line(d->page + (unsigned)__builtin_ctzll(lines) * MC_LINE_SIZE, word,
-		                 *maps);
-	return !len || word == end ? 0 : -EBADMSG;
+	for (; p.lines; p.lines &= p.lines - 1)
+		undo_line(d->page + (unsigned)__builtin_ctzll(p.lines) * MC_LINE_SIZE, &p);
+	return 0;
 }
 
 /* The content of a slab: where it lies if nothing of it was packed, else unpacked. */

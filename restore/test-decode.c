@@ -138,6 +138,31 @@ static void test_all_methods(void **state)
 	}
 }
 
+/* The maps of a difference say how long it is: three of them and a byte. */
+static void test_delta_of_another_length(void **state)
+{
+	const size_t table = sizeof(struct mc_enc_header), in = table + sizeof(struct mc_enc_page);
+	uint8_t content[MC_PAGE_SIZE] = {0};
+	struct test_page page = {0, MC_PAGE_DELTA, 0, content, NULL};
+	struct world *w = *state;
+
+	page.base = w->ram[0];
+	memcpy(content, w->ram[0], MC_PAGE_SIZE);
+	content[4000] ^= 1;
+	for (uint32_t n = 1; n < 20; n++) {
+		size_t len = test_pages(w->slab, 8, 7, 1, &page, 1, false);
+		uint64_t raw = n;
+		uint16_t length = (uint16_t)n;
+
+		memcpy(w->slab + table + offsetof(struct mc_enc_page, length), &length, 2);
+		memcpy(w->slab + offsetof(struct mc_enc_header, raw_len), &raw, 8);
+		memcpy(w->slab + in, &n, 4); /* of the chunk, raw and packed */
+		memcpy(w->slab + in + 4, &n, 4);
+		memset(w->slab + len, 0, 20);
+		assert_int_equal(decode(w, len - 11 + n), n == 11 ? 0 : -EBADMSG);
+	}
+}
+
 static void test_full_slab(void **state)
 {
 	struct world *w = *state;
@@ -312,7 +337,8 @@ static void test_fields(void **state)
 	BAD(put32, chunk + 8, 2);
 	BAD(put32, chunk + 12, 1);
 	want = -EPROTONOSUPPORT;
-	BAD(put16, offsetof(struct mc_enc_header, version), 2);
+	BAD(put16, offsetof(struct mc_enc_header, version), MC_ENC_VERSION - 1);
+	BAD(put16, offsetof(struct mc_enc_header, version), MC_ENC_VERSION + 1);
 #undef BAD
 }
 
@@ -403,6 +429,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        TEST(test_all_methods),
 	        TEST(test_full_slab),
+	        TEST(test_delta_of_another_length),
 	        TEST(test_device_state),
 	        TEST(test_wrong_base),
 	        TEST(test_every_corruption),

@@ -51,27 +51,28 @@ static inline size_t test_pack(uint8_t *out, struct mc_enc_header *h, const uint
 	return (size_t)(to - out);
 }
 
-/* What @page and its base differ in, in the form of a DELTA page. */
+/* What @page and its base differ in, in the form of a DELTA page, a part after the other. */
 static inline uint16_t test_delta(uint8_t *to, const uint8_t *page, const uint8_t *base)
 {
-	uint8_t maps[64] = {0}, *at = to + 8;
-	uint64_t lines = 0;
+	uint8_t lines[8] = {0}, words[64] = {0}, bytes[512] = {0}, *at = to + 8;
 
-	for (unsigned i = 0; i < 512; i++)
-		if (memcmp(page + i * 8, base + i * 8, 8) != 0) {
-			maps[i / 8] |= (uint8_t)(1 << i % 8);
-			lines |= 1ULL << i / 8;
+	for (unsigned i = 0; i < MC_PAGE_SIZE; i++)
+		if (page[i] != base[i]) {
+			lines[i / 512] |= (uint8_t)(1 << i / 64 % 8);
+			words[i / 64] |= (uint8_t)(1 << i / 8 % 8);
+			bytes[i / 8] |= (uint8_t)(1 << i % 8);
 		}
-	if (!lines)
-		return 0;
-	memcpy(to, &lines, 8);
+	memcpy(to, lines, 8);
 	for (unsigned i = 0; i < 64; i++)
-		if (maps[i])
-			*at++ = maps[i];
+		if (words[i])
+			*at++ = words[i];
 	for (unsigned i = 0; i < 512; i++)
-		for (unsigned k = 0; maps[i / 8] >> i % 8 & 1 && k < 8; k++)
-			*at++ = page[i * 8 + k] ^ base[i * 8 + k];
-	return (uint16_t)(at - to);
+		if (bytes[i])
+			*at++ = bytes[i];
+	for (unsigned i = 0; i < MC_PAGE_SIZE; i++)
+		if (page[i] != base[i])
+			*at++ = page[i] ^ base[i];
+	return at - to == 8 ? 0 : (uint16_t)(at - to);
 }
 
 /* A page that differs everywhere can't be a DELTA: it becomes FULL. */
@@ -79,13 +80,13 @@ static inline size_t test_pages(uint8_t *out, uint64_t epoch, uint64_t base, uin
                                 const struct test_page *page, uint32_t n, bool zstd)
 {
 	struct mc_enc_header h = {.magic = MC_ENC_MAGIC,
-	                          .version = 1,
+	                          .version = MC_ENC_VERSION,
 	                          .of_kind = MC_KIND_PAGES,
 	                          .epoch = epoch,
 	                          .base = base,
 	                          .seq = seq,
 	                          .pages = n};
-	mc_autofree uint8_t *stream = malloc((n + 1) * MC_PAGE_SIZE + 128);
+	mc_autofree uint8_t *stream = malloc((n + 2) * MC_PAGE_SIZE);
 
 	for (uint32_t i = 0; i < n; i++) {
 		struct mc_enc_page p = {.block = (uint8_t)page[i].block,
@@ -111,7 +112,7 @@ static inline size_t test_state(uint8_t *out, uint64_t epoch, uint32_t seq, cons
                                 uint64_t len)
 {
 	struct mc_enc_header h = {.magic = MC_ENC_MAGIC,
-	                          .version = 1,
+	                          .version = MC_ENC_VERSION,
 	                          .of_kind = MC_KIND_STATE,
 	                          .epoch = epoch,
 	                          .seq = seq,

@@ -1,95 +1,160 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "diff.h"
 
+#include <stdbool.h>
 #include <string.h>
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
 #define LINES (MC_PAGE_SIZE / MC_LINE_SIZE)
+#define ONES  0x0101010101010101ULL /* one in each byte */
 
-/* Head, maps of the lines and words stand one after the other. */
-static inline unsigned finish(uint8_t *to, uint8_t *maps_end, uint64_t map, const uint64_t *words,
-                              const uint64_t *words_end)
+/* Where the parts of a difference end so far. */
+struct ends {
+	uint8_t *line, *map, *byte;
+};
+
+static inline bool too_many(uint64_t lines)
 {
-	size_t len = (size_t)(words_end - words) * sizeof(*words);
-
-	if (!map)
-		return 0;
-	memcpy(to, &map, sizeof(map));
-	memcpy(maps_end, words, len);
-	return (unsigned)((size_t)(maps_end - to) + len);
+	return __builtin_popcountll(lines) > DIFF_LINES;
 }
 
-/* The words of one line that differ: XORed to @to, copied to @old. Their map. */
-static inline unsigned diff_line(uint64_t *to, const uint8_t *from, uint8_t *old)
+/* Map of the lines, maps of their words, maps of the words' bytes, bytes: one after the other. */
+static inline unsigned join(uint8_t *to, uint64_t lines, const struct diff_scratch *s,
+                            const struct ends *e)
+{
+	size_t maps = (size_t)(e->map - s->map), bytes = (size_t)(e->byte - s->byte);
+
+	memcpy(to, &lines, sizeof(lines));
+	memcpy(e->line, s->map, maps);
+	memcpy(e->line + maps, s->byte, bytes);
+	return (unsigned)((size_t)(e->line - to) + maps + bytes);
+}
+
+static inline bool line_differs(const uint8_t *a, const uint8_t *b)
 {
 	uint64_t x[8], y[8], any = 0;
-	unsigned map = 0, n = 0;
 
-	memcpy(x, from, sizeof(x));
-	memcpy(y, old, sizeof(y));
-	for (unsigned i = 0; i < 8; i++) {
-		y[i] ^= x[i];
-		any |= y[i];
-	}
-	if (!any)
-		return 0;
-	memcpy(old, x, sizeof(x));
-	for (unsigned i = 0; i < 8; i++) {
-		to[n] = y[i];
-		map |= (unsigned)(y[i] != 0) << i;
-		n += y[i] != 0;
-	}
-	return map;
+	memcpy(x, a, sizeof(x));
+	memcpy(y, b, sizeof(y));
+	for (unsigned i = 0; i < 8; i++)
+		any |= x[i] ^ y[i];
+	return any;
 }
 
-unsigned diff_plain(uint8_t *to, const uint8_t *page, uint8_t *base, uint64_t *words)
+/* A bit for each byte of @x that isn't 0. */
+static inline unsigned byte_map(uint64_t x)
 {
-	uint8_t *at = to + sizeof(uint64_t);
-	uint64_t map = 0, *word = words;
+	uint64_t high = ((x & 0x7f * ONES) + 0x7f * ONES) | x;
 
-	for (unsigned i = 0; i < LINES; i++) {
-		unsigned m = diff_line(word, page + i * MC_LINE_SIZE, base + i * MC_LINE_SIZE);
+	return (unsigned)((high >> 7 & ONES) * 0x0102040810204080ULL >> 56);
+}
 
-		*at = (uint8_t)m;
-		at += m != 0;
-		map |= (uint64_t)(m != 0) << i;
-		word += __builtin_popcount(m);
+static inline void diff_line(struct ends *e, const uint8_t *from, uint8_t *old)
+{
+	unsigned map = 0;
+
+	for (unsigned i = 0; i < 8; i++) {
+		uint64_t x, y;
+		unsigned m;
+
+		memcpy(&x, from + i * 8, 8);
+		memcpy(&y, old + i * 8, 8);
+		m = byte_map(x ^ y);
+		if (!m)
+			continue;
+		map |= 1U << i;
+		*e->map++ = (uint8_t)m;
+		for (; m; m &= m - 1) {
+			unsigned at = i * 8 + (unsigned)__builtin_ctz(m);
+
+			*e->byte++ = from[at] ^ old[at];
+		}
 	}
-	return finish(to, at, map, words, word);
+	*e->line++ = (uint8_t)map;
+	memcpy(old, from, MC_LINE_SIZE);
+}
+
+unsigned diff_plain(uint8_t *to, const uint8_t *page, uint8_t *base, struct diff_scratch *s)
+{
+	struct ends e = {.line = to + sizeof(uint64_t), .map = s->map, .byte = s->byte};
+	uint64_t lines = 0;
+
+	for (unsigned i = 0; i < LINES; i++)
+		lines |= (uint64_t)line_differs(page + i * MC_LINE_SIZE, base + i * MC_LINE_SIZE)
+		         << i;
+	if (!lines)
+		return 0;
+	if (too_many(lines)) {
+		memcpy(base, page, MC_PAGE_SIZE);
+		return DIFF_FULL;
+	}
+	for (uint64_t l = lines; l; l &= l - 1) {
+		unsigned at = (unsigned)__builtin_ctzll(l) * MC_LINE_SIZE;
+
+		diff_line(&e, page + at, base + at);
+	}
+	return join(to, lines, s, &e);
 }
 
 #ifdef __x86_64__
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vbmi2,bmi2,popcnt")))
+
 /* A line is one register, and nothing depends on what it holds: no branch to be guessed wrong. */
-__attribute__((target("avx512f,popcnt"))) static unsigned diff_avx512(uint8_t *to,
-                                                                      const uint8_t *page,
-                                                                      uint8_t *base,
-                                                                      uint64_t *words)
+TARGET static inline void diff_line_avx512(struct ends *e, const uint8_t *from, uint8_t *old)
 {
-	uint8_t *at = to + sizeof(uint64_t);
-	uint64_t map = 0, *word = words;
+	__m512i a = _mm512_loadu_si512(from), x = _mm512_xor_si512(a, _mm512_loadu_si512(old));
+	__mmask64 bytes = _mm512_test_epi8_mask(x, x);
+	__mmask8 words = _mm512_test_epi64_mask(x, x);
+	uint64_t maps = _pext_u64(bytes, _pdep_u64(words, ONES) * 0xff);
+
+	_mm512_storeu_si512(old, a);
+	*e->line++ = words;
+	memcpy(e->map, &maps, sizeof(maps));
+	e->map += __builtin_popcount(words);
+	_mm512_storeu_si512(e->byte, _mm512_maskz_compress_epi8(bytes, x));
+	e->byte += __builtin_popcountll(bytes);
+}
+
+TARGET static unsigned diff_avx512(uint8_t *to, const uint8_t *page, uint8_t *base,
+                                   struct diff_scratch *s)
+{
+	struct ends e = {.line = to + sizeof(uint64_t), .map = s->map, .byte = s->byte};
+	uint64_t lines = 0;
 
 	for (unsigned i = 0; i < LINES; i++) {
-		__m512i a = _mm512_loadu_si512(page + i * MC_LINE_SIZE);
-		__m512i x = _mm512_xor_si512(a, _mm512_loadu_si512(base + i * MC_LINE_SIZE));
-		__mmask8 m = _mm512_test_epi64_mask(x, x);
+		__m512i x = _mm512_xor_si512(_mm512_loadu_si512(page + i * MC_LINE_SIZE),
+		                             _mm512_loadu_si512(base + i * MC_LINE_SIZE));
 
-		_mm512_storeu_si512(word, _mm512_maskz_compress_epi64(m, x));
-		_mm512_mask_storeu_epi64(base + i * MC_LINE_SIZE, m, a);
-		*at = m;
-		at += m != 0;
-		map |= (uint64_t)(m != 0) << i;
-		word += __builtin_popcount(m);
+		lines |= (uint64_t)(_mm512_test_epi64_mask(x, x) != 0) << i;
 	}
-	return finish(to, at, map, words, word);
+	if (!lines)
+		return 0;
+	if (too_many(lines)) {
+		memcpy(base, page, MC_PAGE_SIZE);
+		return DIFF_FULL;
+	}
+	for (uint64_t l = lines; l; l &= l - 1) {
+		unsigned at = (unsigned)__builtin_ctzll(l) * MC_LINE_SIZE;
+
+		diff_line_avx512(&e, page + at, base + at);
+	}
+	return join(to, lines, s, &e);
+}
+
+static bool has_avx512(void)
+{
+	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+	       __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("bmi2") &&
+	       __builtin_cpu_supports("popcnt");
 }
 #endif
 
 diff_fn diff_best(void)
 {
 #ifdef __x86_64__
-	if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("popcnt"))
+	if (has_avx512())
 		return diff_avx512;
 #endif
 	return diff_plain;

@@ -25,7 +25,7 @@ struct encoder {
 	bool have_level;
 	int level; /* that cctx is set to */
 	diff_fn diff;
-	uint64_t words[MC_PAGE_SIZE / 8 + 8]; /* its scratch */
+	struct diff_scratch scratch;
 };
 
 int encoder_new(struct encoder **ret, uint64_t unit)
@@ -95,7 +95,7 @@ static int add_delta(struct encoder *e, const struct encode_job *job, const stru
 	bool has_base = false;
 	uint8_t *shadow = mc_shadow_open(job->shadow, mc_shadow_key(d->block, d->offset),
 	                                 job->meta->epoch, &has_base, &entry);
-	int len = -1;
+	unsigned len = DIFF_FULL;
 
 	if (!shadow)
 		return -1;
@@ -104,7 +104,7 @@ static int add_delta(struct encoder *e, const struct encode_job *job, const stru
 	        has_base && atomic_load(&entry->tag) <= job->base && !(d->flags & MC_PAGE_NOBASE);
 	mc_shadow_begin_write(entry);
 	if (has_base) {
-		len = (int)e->diff(stream_end(e), page, shadow, e->words);
+		len = e->diff(stream_end(e), page, shadow, &e->scratch);
 	} else {
 		memcpy(shadow, page, MC_PAGE_SIZE / 2);
 		(void)mc_fault(MC_FAULT_STAGE_SHADOW);
@@ -112,7 +112,7 @@ static int add_delta(struct encoder *e, const struct encode_job *job, const stru
 	}
 	(void)mc_fault(MC_FAULT_STAGE_SHADOW_FULL);
 	mc_shadow_close(job->shadow, entry, job->meta->epoch);
-	return len > (int)MC_DELTA_MAX ? -1 : len;
+	return len == DIFF_FULL ? -1 : (int)len;
 }
 
 /* Appends one page (NULL: a zero one) to the stream and tells how. */
@@ -148,8 +148,8 @@ static void encode_page(struct encoder *e, const struct encode_job *job,
 }
 
 /*
- * Below level 0 speed is wanted: a small table that stays in the cache, and short matches, which is
- * what differences consist of.  Measured: docs/benchmarks.md.
+ * Below level 0 speed is wanted: a small table that stays in the first cache, and no look at
+ * matches that save next to nothing.  Measured: docs/benchmarks.md.
  */
 static void set_level(struct encoder *e, int level)
 {
@@ -158,8 +158,8 @@ static void set_level(struct encoder *e, int level)
 	(void)ZSTD_CCtx_reset(e->cctx, ZSTD_reset_session_and_parameters);
 	(void)ZSTD_CCtx_setParameter(e->cctx, ZSTD_c_compressionLevel, level);
 	if (level < 0) {
-		(void)ZSTD_CCtx_setParameter(e->cctx, ZSTD_c_hashLog, 12);
-		(void)ZSTD_CCtx_setParameter(e->cctx, ZSTD_c_minMatch, 5);
+		(void)ZSTD_CCtx_setParameter(e->cctx, ZSTD_c_hashLog, 10);
+		(void)ZSTD_CCtx_setParameter(e->cctx, ZSTD_c_minMatch, 7);
 	}
 	e->level = level;
 	e->have_level = true;
@@ -212,6 +212,21 @@ static int64_t pack_stream(struct encoder *e, int level, struct mc_enc_chunk *ch
 	return to - (end - e->unit);
 }
 
+/* The next page and its base: in memory both are far, and each lies somewhere else. */
+static void prefetch(const struct encode_job *job, uint32_t next, const uint8_t *page)
+{
+	const struct mc_page_desc *d = job->desc + next;
+
+	if (next + 1 >= job->meta->pages)
+		return;
+	for (int at = 0; at < MC_NEAR; at += 64)
+		__builtin_prefetch(page + at);
+	if (!job->shadow || !job->shadow->shm)
+		return;
+	mc_shadow_near_set(job->shadow, mc_shadow_key(d[1].block, d[1].offset));
+	mc_shadow_near_base(job->shadow, mc_shadow_key(d[0].block, d[0].offset));
+}
+
 /* Every page that isn't struck out. -EBADMSG for a descriptor that capture can't have made. */
 static int encode_pages(struct encoder *e, const struct encode_job *job, struct mc_enc_page *table,
                         uint32_t *pages, struct encode_stats *stats)
@@ -226,6 +241,7 @@ static int encode_pages(struct encoder *e, const struct encode_job *job, struct 
 		if (d.block >= job->nblocks || d.offset % MC_PAGE_SIZE ||
 		    d.offset / MC_PAGE_SIZE > UINT32_MAX)
 			return -EBADMSG;
+		prefetch(job, i + 1, page + MC_PAGE_SIZE);
 		if (!(d.flags & MC_PAGE_STRUCK))
 			encode_page(e, job, &d, zeroed ? NULL : page, &table[n++], stats);
 		page += zeroed ? 0 : MC_PAGE_SIZE;
@@ -238,7 +254,7 @@ int64_t encode_slab(struct encoder *e, const struct encode_job *job, void *out,
                     struct encode_stats *stats)
 {
 	struct mc_enc_header h = {.magic = MC_ENC_MAGIC,
-	                          .version = 1,
+	                          .version = MC_ENC_VERSION,
 	                          .of_kind = (uint16_t)job->meta->kind,
 	                          .epoch = job->meta->epoch,
 	                          .seq = job->meta->seq};

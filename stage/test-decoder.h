@@ -59,29 +59,32 @@ static inline void backup_unpack(struct backup *b, const struct mc_enc_view *v)
 	}
 }
 
-/* A DELTA page, a word after the other; false when its maps contradict its length. */
+/* A DELTA page, a byte after the other; false when its maps contradict its length. */
 static inline bool backup_undo(uint8_t *page, const uint8_t *ram, const uint8_t *delta,
                                unsigned len)
 {
-	const uint8_t *maps = delta + 8, *word;
+	const uint8_t *line = delta + 8, *word, *byte;
 	uint64_t lines = 0;
 
 	memcpy(page, ram, MC_PAGE_SIZE);
 	if (!len)
 		return true;
 	memcpy(&lines, delta, 8);
-	word = maps + __builtin_popcountll(lines);
-	for (unsigned i = 0; i < 512; i++) {
-		if (!(lines >> i / 8 & 1))
+	word = byte = line + __builtin_popcountll(lines);
+	for (const uint8_t *l = line; l < word; l++)
+		byte += __builtin_popcount(*l);
+	for (unsigned i = 0; i < MC_PAGE_SIZE; i++) {
+		bool last = i % 8 == 7;
+
+		if (!(lines >> i / 64 & 1))
 			continue;
-		if (*maps >> i % 8 & 1) {
-			for (int k = 0; k < 8; k++)
-				page[i * 8 + k] ^= word[k];
-			word += 8;
+		if (*line >> i / 8 % 8 & 1) {
+			page[i] ^= *word >> i % 8 & 1 ? *byte++ : 0;
+			word += last;
 		}
-		maps += i % 8 == 7;
+		line += i % 64 == 63;
 	}
-	return word == delta + len;
+	return byte == delta + len;
 }
 
 /* False when a hash doesn't fit: then nothing is applied. */
