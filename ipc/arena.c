@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "arena.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,21 +7,10 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "arena-private.h"
 #include "util.h"
 
-#define PAGE                4096ULL
 #define DESC_PER_SLAB(unit) ((unit) / MC_PAGE_SIZE)
-
-/* Offsets of the parts, computed from the params alone. */
-struct layout {
-	uint64_t control, config, procs, journal, metrics, vector, bitmaps, hashes;
-	uint64_t ring_stage, ring_transport, ring_restore;
-	uint64_t shadow_shm, shadow_entries, desc_shm, desc_words, desc_metas;
-	uint64_t slab_shm, slab_words, slab_metas, shadow_data;
-	uint64_t fixed; /* end of what is allocated at creation */
-	uint64_t descs, slabs, total;
-	uint64_t nslabs, desc_unit, ring_slots, ring_bytes, bitmap_words, shadow_sets;
-};
 
 const char *mc_build_id(void)
 {
@@ -69,10 +56,9 @@ static uint64_t place(uint64_t *at, uint64_t bytes, uint64_t align)
 	return here;
 }
 
-static void place_heads(struct layout *l, uint64_t *at)
+static void place_heads(struct mc_arena_layout *l, uint64_t *at)
 {
 	l->control = place(at, sizeof(struct mc_control), PAGE);
-	l->config = place(at, sizeof(struct mc_config), PAGE);
 	l->procs = place(at, sizeof(struct mc_proc) * MC_ROLE_MAX, PAGE);
 	l->journal = place(at, sizeof(struct mc_journal_shm), PAGE);
 	l->metrics = place(at, sizeof(struct mc_metrics_block) * MC_ROLE_MAX, PAGE);
@@ -81,7 +67,7 @@ static void place_heads(struct layout *l, uint64_t *at)
 	l->hashes = place(at, sizeof(struct mc_hash_box), PAGE);
 }
 
-static void compute_layout(const struct mc_arena_params *p, struct layout *l)
+void mc_arena_layout(const struct mc_arena_params *p, struct mc_arena_layout *l)
 {
 	bool primary = p->side == MC_SIDE_PRIMARY;
 	uint64_t at = sizeof(struct mc_arena_header);
@@ -116,17 +102,17 @@ static void compute_layout(const struct mc_arena_params *p, struct layout *l)
 
 uint64_t mc_arena_total(const struct mc_arena_params *p)
 {
-	struct layout l;
+	struct mc_arena_layout l;
 
-	compute_layout(p, &l);
+	mc_arena_layout(p, &l);
 	return l.total;
 }
 
 uint64_t mc_arena_fixed(const struct mc_arena_params *p)
 {
-	struct layout l;
+	struct mc_arena_layout l;
 
-	compute_layout(p, &l);
+	mc_arena_layout(p, &l);
 	return l.fixed;
 }
 
@@ -149,13 +135,12 @@ static void set_pool(struct mc_arena *a, struct mc_pool *p, uint64_t shm, uint64
 }
 
 /* Points the view at the parts; reads nothing from shared memory. */
-static void set_pointers(struct mc_arena *a, const struct layout *l)
+static void set_pointers(struct mc_arena *a, const struct mc_arena_layout *l)
 {
 	uint8_t *base = a->map;
 
 	a->header = a->map;
 	a->control = (struct mc_control *)(base + l->control);
-	a->config = (struct mc_config *)(base + l->config);
 	a->proc = (struct mc_proc *)(base + l->procs);
 	a->journal = (struct mc_journal){.shm = (struct mc_journal_shm *)(base + l->journal),
 	                                 .side = (enum mc_side)a->params.side,
@@ -189,7 +174,7 @@ static void set_pointers(struct mc_arena *a, const struct layout *l)
 	         a->params.slab_size, l->nslabs);
 }
 
-static int map_arena(struct mc_arena *a, const struct layout *l, int prot)
+int mc_arena_map(struct mc_arena *a, const struct mc_arena_layout *l, int prot)
 {
 	void *m = mmap(NULL, l->total, prot, MAP_SHARED | MAP_NORESERVE, a->fd, 0);
 
@@ -201,95 +186,33 @@ static int map_arena(struct mc_arena *a, const struct layout *l, int prot)
 	return 0;
 }
 
-static int init_parts(struct mc_arena *a, const struct layout *l)
+int mc_arena_map_config(struct mc_arena *a, int fd, int prot)
 {
-	int r = mc_journal_init(a->journal.shm, (enum mc_side)a->params.side);
+	struct stat st;
+	void *m;
 
-	for (int i = 0; r == 0 && a->ring_stage[0] && i < MC_STAGES_MAX; i++) {
-		r = mc_ring_init(a->ring_stage[i], l->ring_slots);
-		if (r == 0)
-			r = mc_ring_init(a->ring_transport[i], l->ring_slots);
-	}
-	if (r == 0 && a->ring_restore)
-		r = mc_ring_init(a->ring_restore, l->ring_slots);
-	if (r == 0 && l->shadow_sets)
-		r = mc_shadow_init(a->shadow.shm, l->shadow_sets);
-	if (r == 0)
-		r = mc_pool_init(a->descs.shm, l->desc_unit, l->nslabs);
-	if (r == 0)
-		r = mc_pool_init(a->slabs.shm, a->params.slab_size, l->nslabs);
-	if (r < 0)
-		return r;
-	mc_config_defaults(a->config);
-	a->header->magic = MC_ARENA_MAGIC;
-	a->header->abi = MC_ABI_VERSION;
-	a->header->header_size = sizeof(struct mc_arena_header);
-	snprintf(a->header->build, sizeof(a->header->build), "%s", mc_build_id());
-	a->header->params = a->params;
-	a->header->total = l->total;
-	atomic_store_explicit(&a->header->ready, 1, memory_order_release);
+	if (fd >= 0 && fstat(fd, &st) < 0)
+		return -errno;
+	if (fd >= 0 && (!S_ISREG(st.st_mode) || st.st_size != (off_t)MC_CONFIG_BYTES))
+		return -EBADMSG;
+	m = mmap(NULL, MC_CONFIG_BYTES, prot, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd,
+	         0);
+	if (m == MAP_FAILED)
+		return -errno;
+	a->config = m;
 	return 0;
 }
 
-static int create_file(const char *name)
-{
-	int fd = name ? shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)
-	              : memfd_create("mc-arena", MFD_CLOEXEC);
-
-	return fd < 0 ? -errno : fd;
-}
-
-static int fill_arena(struct mc_arena *a, const struct layout *l)
-{
-	int r;
-
-	if (ftruncate(a->fd, (off_t)l->total) < 0)
-		return -errno;
-	if (fallocate(a->fd, 0, 0, (off_t)l->fixed) < 0)
-		return -errno;
-	for (int i = 0; i < MC_ROLE_MAX; i++) {
-		a->bell_fd[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		if (a->bell_fd[i] < 0)
-			return -errno;
-	}
-	r = map_arena(a, l, PROT_READ | PROT_WRITE);
-	return r < 0 ? r : init_parts(a, l);
-}
-
-static void empty_view(struct mc_arena *a)
+void mc_arena_empty(struct mc_arena *a)
 {
 	memset(a, 0, sizeof(*a));
-	a->fd = -1;
+	a->fd = a->config_fd = -1;
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		a->bell_fd[i] = -1;
 }
 
-int mc_arena_create(struct mc_arena *a, const char *name, const struct mc_arena_params *p)
-{
-	struct layout l;
-	char why[128];
-	int r = mc_arena_params_check(p, why, sizeof(why));
-
-	if (r < 0)
-		return r;
-	empty_view(a);
-	a->params = *p;
-	a->role = MC_ROLE_SUPERVISOR;
-	a->fd = create_file(name);
-	if (a->fd < 0)
-		return a->fd;
-	compute_layout(p, &l);
-	r = fill_arena(a, &l);
-	if (r < 0) {
-		if (name)
-			shm_unlink(name);
-		mc_arena_done(a);
-	}
-	return r;
-}
-
 /* Header and size, read before anything is mapped. */
-static int read_header(int fd, struct mc_arena_header *h, struct layout *l)
+static int read_header(int fd, struct mc_arena_header *h, struct mc_arena_layout *l)
 {
 	struct stat st;
 	char why[128];
@@ -303,7 +226,7 @@ static int read_header(int fd, struct mc_arena_header *h, struct layout *l)
 		return -EPROTONOSUPPORT;
 	if (mc_arena_params_check(&h->params, why, sizeof(why)) < 0 || !atomic_load(&h->ready))
 		return -EBADMSG;
-	compute_layout(&h->params, l);
+	mc_arena_layout(&h->params, l);
 	return h->total == l->total && st.st_size == (off_t)l->total ? 0 : -EBADMSG;
 }
 
@@ -377,34 +300,39 @@ static int check_parts(const struct mc_arena *a)
 	return 0;
 }
 
-int mc_arena_view(struct mc_arena *a, int fd)
+int mc_arena_view(struct mc_arena *a, int fd, int config_fd)
 {
 	struct mc_arena_header h;
-	struct layout l;
+	struct mc_arena_layout l;
 	int r;
 
-	empty_view(a);
+	mc_arena_empty(a);
 	r = read_header(fd, &h, &l);
 	if (r < 0)
 		return r;
 	a->params = h.params;
 	a->fd = fd;
-	r = map_arena(a, &l, PROT_READ);
+	r = mc_arena_map(a, &l, PROT_READ);
+	if (r == 0)
+		r = mc_arena_map_config(a, config_fd, PROT_READ);
 	if (r < 0) {
 		a->fd = -1; /* stays the caller's */
 		mc_arena_done(a);
+		return r;
 	}
-	return r;
+	a->config_fd = config_fd;
+	return 0;
 }
 
-int mc_arena_attach(struct mc_arena *a, int fd, const int *bells, unsigned nbells,
+int mc_arena_attach(struct mc_arena *a, int fd, int config_fd, const int *bells, unsigned nbells,
                     enum mc_role role)
 {
+	int config_prot = role == MC_ROLE_SUPERVISOR ? PROT_READ | PROT_WRITE : PROT_READ;
 	struct mc_arena_header h;
-	struct layout l;
+	struct mc_arena_layout l;
 	int r;
 
-	empty_view(a);
+	mc_arena_empty(a);
 	if (nbells != MC_ROLE_MAX || (unsigned)role >= MC_ROLE_MAX)
 		return -EINVAL;
 	for (unsigned i = 0; i < nbells; i++) {
@@ -418,7 +346,9 @@ int mc_arena_attach(struct mc_arena *a, int fd, const int *bells, unsigned nbell
 	a->params = h.params;
 	a->role = role;
 	a->fd = fd;
-	r = map_arena(a, &l, PROT_READ | PROT_WRITE);
+	r = mc_arena_map(a, &l, PROT_READ | PROT_WRITE);
+	if (r == 0)
+		r = mc_arena_map_config(a, config_fd, config_prot);
 	if (r == 0)
 		r = check_parts(a);
 	if (r < 0) {
@@ -426,8 +356,19 @@ int mc_arena_attach(struct mc_arena *a, int fd, const int *bells, unsigned nbell
 		mc_arena_done(a);
 		return r;
 	}
+	a->config_fd = config_fd;
 	memcpy(a->bell_fd, bells, sizeof(a->bell_fd));
 	return 0;
+}
+
+int mc_arena_config_reader(const struct mc_arena *a)
+{
+	char path[40];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", a->config_fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
 }
 
 int mc_arena_take_place(struct mc_arena *a, int *ret)
@@ -464,10 +405,13 @@ void mc_arena_done(struct mc_arena *a)
 		return; /* zeroed, or done already */
 	if (a->map)
 		munmap(a->map, a->size);
+	if (a->config)
+		munmap(a->config, MC_CONFIG_BYTES);
 	mc_closep(&a->fd);
+	mc_closep(&a->config_fd);
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		mc_closep(&a->bell_fd[i]);
-	empty_view(a);
+	mc_arena_empty(a);
 }
 
 void mc_arena_alive(struct mc_arena *a, enum mc_role role)

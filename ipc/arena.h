@@ -2,8 +2,11 @@
 /*
  * Arena: the shared memory of one guest's pipeline at one end.  A POSIX shm object, mode
  * 0600, created and opened by name by the supervisor only; the others inherit the fd.
+ * The configuration (config.h) is an object of its own, NAME:config, of which the others
+ * inherit an fd that can only be read: none of them can change what a successor of another,
+ * which starts with more privileges, is going to do.
  *
- *   header | control | config | procs | journal | metrics | vector | bitmaps | hashes |
+ *   header | control | procs | journal | metrics | vector | bitmaps | hashes |
  *   rings | shadow entries | desc pool words, metas | slab pool words, metas |
  *   shadow bytes | desc blocks | slabs
  *
@@ -33,9 +36,9 @@
 
 #define MC_ARENA_MAGIC 0x616e657261636d31ULL
 #ifdef MC_FAULTS
-#define MC_ABI_VERSION 1000003
+#define MC_ABI_VERSION 1000004
 #else
-#define MC_ABI_VERSION 3
+#define MC_ABI_VERSION 4
 #endif
 #define MC_SLAB_DEFAULT   (5ULL << 20)
 #define MC_BITMAPS        10 /* one per epoch in flight (8) + carry + nobase */
@@ -82,15 +85,16 @@ struct mc_region {
 
 /* One process' view of an attached arena; all pointers are into the mapping. */
 struct mc_arena {
-	int fd; /* owned */
+	int fd;        /* owned */
+	int config_fd; /* owned; -1: none */
 	void *map;
 	uint64_t size;
 	struct mc_arena_params params;
 	enum mc_role role;
 	struct mc_arena_header *header;
 	struct mc_control *control;
-	struct mc_config *config;
-	struct mc_proc *proc; /* [MC_ROLE_MAX] */
+	struct mc_config *config; /* mapped for reading only, but in the supervisor */
+	struct mc_proc *proc;     /* [MC_ROLE_MAX] */
 	struct mc_journal journal;
 	struct mc_metrics_block *metrics;     /* [MC_ROLE_MAX] */
 	struct mc_region *vector;             /* [MC_VECTOR_REGIONS] scan results */
@@ -117,20 +121,35 @@ int mc_arena_params_check(const struct mc_arena_params *p, char *why, size_t why
  */
 int mc_arena_create(struct mc_arena *a, const char *name, const struct mc_arena_params *p);
 
+/* Removes both names (supervisor). Who has the fds keeps what is behind them. */
+void mc_arena_unlink(const char *name);
+
 /*
- * Attaches to an arena by fd (consumed on success only) with @nbells eventfds in role order
- * (consumed on success).  Validates everything: -EBADMSG (not an arena, or damaged),
- * -EPROTONOSUPPORT (another ABI; nothing was touched).
+ * Supervisor, of an arena that a predecessor made and a worker has handed in: the fd of its
+ * configuration, for writing, opened by name; the caller's.  -ESTALE: @arena_fd isn't what has that
+ * name; other errors of shm_open(3).
  */
-int mc_arena_attach(struct mc_arena *a, int fd, const int *bells, unsigned nbells,
+int mc_arena_reopen_config(const char *name, int arena_fd);
+
+/* A new fd of the configuration that can't be written by, for a process to inherit. */
+int mc_arena_config_reader(const struct mc_arena *a);
+
+/*
+ * Attaches to an arena by its fd, its configuration's fd and @nbells eventfds in role order (all
+ * consumed on success only).  @config_fd is only read, but by the supervisor.  Validates
+ * everything: -EBADMSG (not an arena, or damaged), -EPROTONOSUPPORT (another ABI; nothing was
+ * touched).
+ */
+int mc_arena_attach(struct mc_arena *a, int fd, int config_fd, const int *bells, unsigned nbells,
                     enum mc_role role);
 
 /*
  * Maps an arena, live or dead, for looking at only: nothing is written, no bell is there, and of
  * the contents only the header is trusted; whoever looks checks each part (mc_arena_part_ok()).
- * @fd: read-only is enough; consumed on success only.  -EBADMSG, -EPROTONOSUPPORT (another ABI).
+ * @fd, @config_fd: read-only is enough; consumed on success only.  @config_fd -1: the configuration
+ * is missing, and seen as zeros.  -EBADMSG, -EPROTONOSUPPORT (another ABI).
  */
-int mc_arena_view(struct mc_arena *a, int fd);
+int mc_arena_view(struct mc_arena *a, int fd, int config_fd);
 
 /* Parts of a viewed arena whose own magic and sizes can be wrong. */
 enum mc_arena_part {

@@ -42,7 +42,6 @@ static const char *const base_calls[] = {
         "flock",
         "fstat",
         "fsync",
-        "ftruncate",
         "futex",
         "getegid",
         "geteuid",

@@ -188,20 +188,22 @@ static void use(struct mc_arena *a, struct fuzz_input *in)
 	mc_arena_ring_all(a);
 }
 
-static void attach_and_use(int fd, const int *bell_fd, struct fuzz_input *in)
+static void attach_and_use(int fd, const struct mc_arena *sound, struct fuzz_input *in)
 {
 	enum mc_role role = (enum mc_role)(fuzz_u8(in) % MC_ROLE_MAX);
-	int bells[MC_ROLE_MAX], dup_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	int bells[MC_ROLE_MAX], dup_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3),
+	                        config = fcntl(sound->config_fd, F_DUPFD_CLOEXEC, 3);
 	struct mc_arena a;
 
 	for (int i = 0; i < MC_ROLE_MAX; i++)
-		bells[i] = fcntl(bell_fd[i], F_DUPFD_CLOEXEC, 3);
-	if (mc_arena_attach(&a, dup_fd, bells, MC_ROLE_MAX, role) == 0) {
+		bells[i] = fcntl(sound->bell_fd[i], F_DUPFD_CLOEXEC, 3);
+	if (mc_arena_attach(&a, dup_fd, config, bells, MC_ROLE_MAX, role) == 0) {
 		use(&a, in);
 		mc_arena_done(&a);
 		return;
 	}
 	close(dup_fd);
+	close(config);
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		close(bells[i]);
 }
@@ -215,7 +217,7 @@ static void garbage(const struct mc_arena *sound, struct fuzz_input *in)
 	if (fd < 0 || pwrite(fd, in->p, in->left, 0) != (ssize_t)in->left ||
 	    ftruncate(fd, size) < 0)
 		abort();
-	attach_and_use(fd, sound->bell_fd, in);
+	attach_and_use(fd, sound, in);
 	close(fd);
 }
 
@@ -238,7 +240,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		garbage(&a, &in);
 	} else {
 		damage(&a, &in);
-		attach_and_use(a.fd, a.bell_fd, &in);
+		attach_and_use(a.fd, &a, &in);
 	}
 	mc_arena_done(&a);
 	return 0;

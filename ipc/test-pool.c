@@ -202,16 +202,17 @@ static void test_killed_user(void **state)
 static int attach_copy(const struct mc_arena *a, enum mc_role role)
 {
 	struct mc_arena b;
-	int fd = dup(a->fd), bells[MC_ROLE_MAX], r;
+	int fd = dup(a->fd), config = dup(a->config_fd), bells[MC_ROLE_MAX], r;
 
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		bells[i] = dup(a->bell_fd[i]);
-	r = mc_arena_attach(&b, fd, bells, MC_ROLE_MAX, role);
+	r = mc_arena_attach(&b, fd, config, bells, MC_ROLE_MAX, role);
 	if (r == 0) {
 		mc_arena_done(&b);
 		return 0;
 	}
 	close(fd);
+	close(config);
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		close(bells[i]);
 	return r;
@@ -253,10 +254,14 @@ static void test_not_an_arena(void **state)
 	int bells[MC_ROLE_MAX], fd = memfd_create("other", 0);
 
 	memcpy(bells, a->bell_fd, sizeof(bells));
-	assert_int_equal(mc_arena_attach(&b, fd, bells, MC_ROLE_MAX, MC_ROLE_STAGE0), -EBADMSG);
+	assert_int_equal(mc_arena_attach(&b, fd, a->config_fd, bells, MC_ROLE_MAX, MC_ROLE_STAGE0),
+	                 -EBADMSG);
 	bells[3] = fd;
-	assert_int_equal(mc_arena_attach(&b, a->fd, bells, MC_ROLE_MAX, MC_ROLE_STAGE0), -EBADMSG);
-	assert_int_equal(mc_arena_attach(&b, a->fd, bells, 3, MC_ROLE_STAGE0), -EINVAL);
+	assert_int_equal(
+	        mc_arena_attach(&b, a->fd, a->config_fd, bells, MC_ROLE_MAX, MC_ROLE_STAGE0),
+	        -EBADMSG);
+	assert_int_equal(mc_arena_attach(&b, a->fd, a->config_fd, bells, 3, MC_ROLE_STAGE0),
+	                 -EINVAL);
 	close(fd);
 }
 

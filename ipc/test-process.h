@@ -38,9 +38,9 @@ static inline void arena_as(struct mc_arena *view, const struct mc_arena *a, enu
 
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		bells[i] = fcntl(a->bell_fd[i], F_DUPFD_CLOEXEC, 3);
-	assert_int_equal(
-	        mc_arena_attach(view, fcntl(a->fd, F_DUPFD_CLOEXEC, 3), bells, MC_ROLE_MAX, role),
-	        0);
+	assert_int_equal(mc_arena_attach(view, fcntl(a->fd, F_DUPFD_CLOEXEC, 3),
+	                                 mc_arena_config_reader(a), bells, MC_ROLE_MAX, role),
+	                 0);
 }
 
 /* mc-NAME lies in the directory above that of the test. */
@@ -58,7 +58,7 @@ static inline void proc_path(const char *name, char *path, size_t len)
 
 static inline void proc_exec(const struct mc_arena *a, enum mc_role role)
 {
-	char path[600], index[8];
+	char path[600], index[8], config[8];
 	char *argv[] = {path,
 	                "--guest",
 	                (char *)a->config->guest,
@@ -68,10 +68,12 @@ static inline void proc_exec(const struct mc_arena *a, enum mc_role role)
 	                "3",
 	                "--bell-fd",
 	                "4",
+	                "--config-fd",
+	                config,
 	                "--control",
 	                (char *)proc_control,
 	                NULL};
-	int high[MC_ROLE_MAX + 1];
+	int high[MC_ROLE_MAX + 2];
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	proc_path(mc_role_name(role), path, sizeof(path));
@@ -79,8 +81,10 @@ static inline void proc_exec(const struct mc_arena *a, enum mc_role role)
 	high[0] = fcntl(a->fd, F_DUPFD, 200);
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		high[i + 1] = fcntl(a->bell_fd[i], F_DUPFD, 200);
-	for (int i = 0; i <= MC_ROLE_MAX; i++)
-		dup2(high[i], 3 + i);
+	high[MC_ROLE_MAX + 1] = fcntl(mc_arena_config_reader(a), F_DUPFD, 200);
+	snprintf(config, sizeof(config), "%d", 4 + MC_ROLE_MAX);
+	for (size_t i = 0; i < MC_ARRAY_SIZE(high); i++)
+		dup2(high[i], 3 + (int)i);
 	if (!getenv("MC_TEST_VERBOSE"))
 		dup2(open("/dev/null", O_WRONLY), 2);
 	execv(path, argv);

@@ -21,7 +21,7 @@
 struct args {
 	const char *guest, *control;
 	unsigned index;
-	int arena_fd, bell_fd, creds_fd;
+	int arena_fd, config_fd, bell_fd, creds_fd;
 	int uid, gid; /* -1: not given */
 	bool debug;
 };
@@ -29,7 +29,8 @@ struct args {
 static int usage(const struct mc_worker_ops *ops)
 {
 	fprintf(stderr,
-	        "usage: %s --guest NAME [--index N] --arena-fd FD --bell-fd FD --control PATH"
+	        "usage: %s --guest NAME [--index N] --arena-fd FD --config-fd FD --bell-fd FD "
+	        "--control PATH"
 	        " [--creds-fd FD] [--uid N --gid N] [--debug] | --version\n%s is started by "
 	        "mc-supervisor, not by "
 	        "hand.\n",
@@ -54,6 +55,7 @@ static int parse_args(int argc, char **argv, const struct mc_worker_ops *ops, st
 	        {"guest", required_argument, NULL, 'g'},
 	        {"index", required_argument, NULL, 'i'},
 	        {"arena-fd", required_argument, NULL, 'a'},
+	        {"config-fd", required_argument, NULL, 'f'},
 	        {"bell-fd", required_argument, NULL, 'b'},
 	        {"control", required_argument, NULL, 'c'},
 	        {"creds-fd", required_argument, NULL, 't'},
@@ -64,7 +66,12 @@ static int parse_args(int argc, char **argv, const struct mc_worker_ops *ops, st
 	};
 	int c, n = 0, r = 0;
 
-	*a = (struct args){.arena_fd = -1, .bell_fd = -1, .creds_fd = -1, .uid = -1, .gid = -1};
+	*a = (struct args){.arena_fd = -1,
+	                   .config_fd = -1,
+	                   .bell_fd = -1,
+	                   .creds_fd = -1,
+	                   .uid = -1,
+	                   .gid = -1};
 	while (r == 0 && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (c) {
 		case 'g':
@@ -76,6 +83,9 @@ static int parse_args(int argc, char **argv, const struct mc_worker_ops *ops, st
 			break;
 		case 'a':
 			r = parse_number(optarg, 1 << 20, &a->arena_fd);
+			break;
+		case 'f':
+			r = parse_number(optarg, 1 << 20, &a->config_fd);
 			break;
 		case 'b':
 			r = parse_number(optarg, 1 << 20, &a->bell_fd);
@@ -100,7 +110,8 @@ static int parse_args(int argc, char **argv, const struct mc_worker_ops *ops, st
 		}
 	}
 	if (r < 0 || optind != argc || !a->guest || !a->control || a->arena_fd < 0 ||
-	    a->bell_fd < 0 || (a->uid < 0) != (a->gid < 0) || mc_guest_name_check(a->guest) < 0)
+	    a->config_fd < 0 || a->bell_fd < 0 || (a->uid < 0) != (a->gid < 0) ||
+	    mc_guest_name_check(a->guest) < 0)
 		return usage(ops);
 	return 0;
 }
@@ -117,7 +128,9 @@ static int attach(struct mc_worker *w, const struct args *a)
 	}
 	if (fcntl(a->arena_fd, F_SETFD, FD_CLOEXEC) < 0)
 		return mc_log_errno(-errno, "arena fd %d is not open", a->arena_fd);
-	r = mc_arena_attach(&w->arena, a->arena_fd, bells, MC_ROLE_MAX, w->role);
+	if (fcntl(a->config_fd, F_SETFD, FD_CLOEXEC) < 0)
+		return mc_log_errno(-errno, "configuration fd %d is not open", a->config_fd);
+	r = mc_arena_attach(&w->arena, a->arena_fd, a->config_fd, bells, MC_ROLE_MAX, w->role);
 	if (r == -EPROTONOSUPPORT)
 		mc_err("the arena has another ABI than %s (%s); restart the guest's processes "
 		       "with binaries of one version",

@@ -5,14 +5,15 @@
  *
  * Command line, made by the supervisor:
  *
- *   mc-ROLE --guest NAME [--index N] --arena-fd 3 --bell-fd 4 --control PATH [--debug]
- *           [--uid N --gid N] [--creds-fd N]
+ *   mc-ROLE --guest NAME [--index N] --arena-fd 3 --bell-fd 4 --config-fd N --control PATH
+ *           [--debug] [--uid N --gid N] [--creds-fd N]
  *
  * mc-ROLE --version prints "mc-ROLE BUILD abi N"; one that finds an arena of another ABI ends with
  * exit status MC_EXIT_ABI before it touches anything.
  *
- * fd 3 is the arena, fds 4 .. 4 + MC_ROLE_MAX - 1 the eventfds in role order; N, which only a
- * transport with TLS has, its credentials (creds.h).
+ * fd 3 is the arena, fds 4 .. 4 + MC_ROLE_MAX - 1 the eventfds in role order, the next one the
+ * configuration, which can't be written by it; then, which only a transport with TLS has, its
+ * credentials (creds.h).
  *
  * A worker gives up its privileges (confine.h) once start() has returned, or when it calls
  * mc_worker_confine() if its ops say that it does so itself; --uid and --gid are who it becomes.

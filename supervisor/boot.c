@@ -13,8 +13,6 @@
 #include "../ipc/util.h"
 #include "supervisor.h"
 
-/* A running predecessor's guests register within 100 ms: they are adopted, not begun again. */
-#define ADOPT_US 1000000
 #define RETRY_US 2000000
 
 static struct guest_conf *find(struct manager *m, const char *name)
@@ -137,7 +135,10 @@ static void log_mistake(void *ctx, const char *text)
 
 int boot_start(struct manager *m)
 {
-	int n = conf_read_dir(m->conf_dir, &m->confs, log_mistake, NULL);
+	int n;
+
+	m->confs = conf_free(m->confs); /* a reload may have come before us */
+	n = conf_read_dir(m->conf_dir, &m->confs, log_mistake, NULL);
 
 	if (n < 0)
 		mc_log_errno(n, "can't read %s; no guest is protected by configuration",
@@ -146,9 +147,17 @@ int boot_start(struct manager *m)
 		mc_err("%d files of %s have mistakes and are left out; mend them, then mcctl "
 		       "reload",
 		       n, m->conf_dir);
-	n = sd_event_add_time_relative(m->event, &m->boot_timer, CLOCK_MONOTONIC, ADOPT_US, 0,
-	                               on_timer, m);
+	n = sd_event_add_time_relative(m->event, &m->boot_timer, CLOCK_MONOTONIC, 0, 0, on_timer,
+	                               m);
 	return n < 0 ? n : 0;
+}
+
+void boot_leave(struct manager *m, const char *name)
+{
+	struct guest_conf *c = find(m, name);
+
+	if (c)
+		c->settled = true;
 }
 
 void boot_stop(struct manager *m)

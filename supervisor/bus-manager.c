@@ -316,6 +316,7 @@ static int method_unprotect(sd_bus_message *msg, void *userdata, sd_bus_error *e
 	if (!g)
 		return bus_error(e, -ENOENT, "there is no guest %s here (mcctl status lists them)",
 		                 name);
+	boot_leave(userdata, name);
 	s = guest_state(g);
 	if (guest_replaceable(g) || s == MC_STATE_WAITING) {
 		guest_remove(g);
@@ -485,11 +486,22 @@ int bus_start(struct manager *m)
 		r = access_start(m);
 	if (r >= 0)
 		r = sd_bus_attach_event(m->bus, m->event, SD_EVENT_PRIORITY_NORMAL);
-	if (r >= 0)
-		r = sd_bus_request_name(m->bus, MC_BUS_NAME, 0);
+	return r < 0 ? mc_log_errno(r, "D-Bus set-up") : 0;
+}
+
+int bus_announce(struct manager *m)
+{
+	int r = sd_bus_request_name(m->bus, MC_BUS_NAME, 0);
+
 	if (r == -EEXIST) {
-		mc_err("%s is owned by another process on the %s bus", MC_BUS_NAME, m->bus_address);
+		mc_err("%s is owned by another process on the %s bus; end that one first (busctl "
+		       "status %s), or give this one its own --bus",
+		       MC_BUS_NAME, m->bus_address, MC_BUS_NAME);
 		return r;
 	}
-	return r < 0 ? mc_log_errno(r, "D-Bus set-up") : 0;
+	return r < 0 ? mc_log_errno(r,
+	                            "can't take the name %s on the %s bus; is its policy file "
+	                            "installed?",
+	                            MC_BUS_NAME, m->bus_address)
+	             : 0;
 }

@@ -89,7 +89,7 @@ static int make_arena(struct guest *g, const struct mc_arena_params *p, char *wh
 
 	if (r == -EEXIST) {
 		/* Of a supervisor that died with its guest: no process of ours uses it. */
-		(void)shm_unlink(g->shm_name);
+		mc_arena_unlink(g->shm_name);
 		r = mc_arena_create(&g->arena, g->shm_name, p);
 	}
 	if (r == -ENOSPC && statvfs("/dev/shm", &v) == 0)
@@ -270,11 +270,15 @@ int guest_start(struct manager *m, const struct request *rq_in, enum mc_side sid
 struct guest *guest_adopt(struct manager *m, const char *name, int arena_fd, const int *bells)
 {
 	struct guest *g = guest_alloc(m, name);
+	int config;
 
 	if (!g)
 		return NULL;
-	if (mc_arena_attach(&g->arena, arena_fd, bells, MC_ROLE_MAX, MC_ROLE_SUPERVISOR) < 0 ||
-	    strncmp(g->arena.config->guest, name, MC_NAME_MAX) != 0) {
+	/* What a process hands in counts only if it is what has the guest's name. */
+	config = mc_arena_reopen_config(g->shm_name, arena_fd);
+	if (config < 0 || mc_arena_attach(&g->arena, arena_fd, config, bells, MC_ROLE_MAX,
+	                                  MC_ROLE_SUPERVISOR) < 0) {
+		mc_closep(&config);
 		free(g);
 		return NULL;
 	}
@@ -290,6 +294,7 @@ struct guest *guest_adopt(struct manager *m, const char *name, int arena_fd, con
 	            mc_state_name(guest_state(g)));
 	bus_guest_added(g, true);
 	death_fill_places(g);
+	adopt_came(m, name);
 	return g;
 }
 
@@ -313,7 +318,7 @@ void guest_remove(struct guest *g)
 	unlink_guest(g);
 	bus_guest_added(g, false);
 	g->object = sd_bus_slot_unref(g->object);
-	(void)shm_unlink(g->shm_name);
+	mc_arena_unlink(g->shm_name);
 	mc_arena_done(&g->arena);
 	free(g);
 }

@@ -141,7 +141,7 @@ static int start(struct manager *m)
 	if (r == 0)
 		r = bus_start(m);
 	if (r >= 0)
-		r = boot_start(m);
+		r = adopt_start(m);
 	return r;
 }
 
@@ -152,11 +152,11 @@ int manager_run(struct manager *m)
 	m->lock_fd = m->control_fd = m->listen_fd = -1;
 	r = start(m);
 	if (r >= 0) {
-		(void)sd_notify(0, "READY=1");
 		r = sd_event_loop(m->event);
 		(void)sd_notify(0, "STOPPING=1");
 	}
 	/* The guests' processes go on: the next supervisor adopts them. */
+	adopt_stop(m);
 	boot_stop(m);
 	listen_stop(m);
 	m->control_source = sd_event_source_disable_unref(m->control_source);

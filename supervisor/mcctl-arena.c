@@ -363,16 +363,22 @@ static int find(const char *name, char *path, size_t len)
 
 static int open_arena(struct mc_arena *a, const char *path)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	int r = fd < 0 ? -errno : mc_arena_view(a, fd);
+	char config[600];
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), config_fd, r;
+
+	snprintf(config, sizeof(config), "%s:config", path);
+	config_fd = open(config, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	r = fd < 0 ? -errno : mc_arena_view(a, fd, config_fd);
 
 	if (r < 0)
 		fprintf(stderr, "mcctl: %s: %s\n", path,
 		        r == -EBADMSG           ? "not an arena, or its head is damaged"
 		        : r == -EPROTONOSUPPORT ? "an arena of another version; use its mcctl"
 		                                : strerror(-r));
-	if (r < 0 && fd >= 0)
-		close(fd);
+	if (r < 0) {
+		mc_closep(&fd);
+		mc_closep(&config_fd);
+	}
 	return r;
 }
 

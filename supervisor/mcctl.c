@@ -60,10 +60,7 @@ static int failed_guest(const char *name, const sd_bus_error *e, int r)
 	if (sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_OBJECT) ||
 	    sd_bus_error_has_name(e, SD_BUS_ERROR_UNKNOWN_METHOD) ||
 	    sd_bus_error_has_name(e, "org.freedesktop.DBus.Error.UnknownInterface")) {
-		fprintf(stderr,
-		        "mcctl: there is no guest %s here (mcctl status lists them; a service that "
-		        "was "
-		        "just started has running ones within a second)\n",
+		fprintf(stderr, "mcctl: there is no guest %s here (mcctl status lists them)\n",
 		        name);
 		return 1;
 	}

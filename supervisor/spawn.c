@@ -18,10 +18,11 @@
 #include "../ipc/worker-bus.h"
 #include "supervisor.h"
 
-#define ARENA_FD 3
-#define BELL_FD  4
-#define CREDS_FD (BELL_FD + MC_ROLE_MAX)
-#define HIGH_FD  200 /* where fds wait until their places are free */
+#define ARENA_FD  3
+#define BELL_FD   4
+#define CONFIG_FD (BELL_FD + MC_ROLE_MAX)
+#define CREDS_FD  (CONFIG_FD + 1)
+#define HIGH_FD   200 /* where fds wait until their places are free */
 
 void child_forget(struct child *c)
 {
@@ -38,20 +39,21 @@ void child_forget(struct child *c)
 static void become(const struct child *c, int arena, const int *bells, int creds)
 {
 	struct guest *g = c->g;
-	char path[512], process[32], control[512], index[8], a[8], b[8], uid[16], gid[16], why[256],
-	        fd[8];
-	const char *argv[] = {process,      "--guest", g->name,     "--index", index,
-	                      "--arena-fd", a,         "--bell-fd", b,         "--control",
-	                      control,      NULL,      NULL,        NULL,      NULL,
-	                      NULL,         NULL,      NULL,        NULL};
-	int n = 11, last = CREDS_FD;
-	int high[MC_ROLE_MAX + 1];
+	char path[512], process[32], control[512], index[8], a[8], b[8], f[8], uid[16], gid[16],
+	        why[256], fd[8];
+	const char *argv[] = {process, "--guest",   g->name, "--index",     index, "--arena-fd",
+	                      a,       "--bell-fd", b,       "--config-fd", f,     "--control",
+	                      control, NULL,        NULL,    NULL,          NULL,  NULL,
+	                      NULL,    NULL,        NULL};
+	int n = 13, last = CREDS_FD;
+	int high[MC_ROLE_MAX + 2];
 	sigset_t held;
 
 	high[0] = fcntl(arena, F_DUPFD, HIGH_FD);
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		high[i + 1] = fcntl(bells[i], F_DUPFD, HIGH_FD);
-	for (int i = 0; i <= MC_ROLE_MAX; i++)
+	high[MC_ROLE_MAX + 1] = fcntl(mc_arena_config_reader(&g->arena), F_DUPFD, HIGH_FD);
+	for (int i = 0; i < (int)MC_ARRAY_SIZE(high); i++)
 		if (high[i] < 0 || dup2(high[i], ARENA_FD + i) < 0)
 			_exit(126);
 	if (creds >= 0) {
@@ -74,6 +76,7 @@ static void become(const struct child *c, int arena, const int *bells, int creds
 	snprintf(index, sizeof(index), "%u", mc_role_index(c->role));
 	snprintf(a, sizeof(a), "%d", ARENA_FD);
 	snprintf(b, sizeof(b), "%d", BELL_FD);
+	snprintf(f, sizeof(f), "%d", CONFIG_FD);
 	if (g->m->debug)
 		argv[n++] = "--debug";
 	if (g->m->uid != (uid_t)-1) {
@@ -115,7 +118,7 @@ static int open_creds(const struct child *c)
 	if (fd < 0)
 		mc_err("guest %s: %s", c->g->name, why);
 	/* Above the places where the inherited fds go. */
-	return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, HIGH_FD + MC_ROLE_MAX + 1);
+	return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, HIGH_FD + MC_ROLE_MAX + 2);
 }
 
 int child_spawn(struct child *c)

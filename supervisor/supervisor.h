@@ -80,6 +80,7 @@ struct guest {
 	sd_event_source *unprotect_limit, *checkpoint_limit, *switchover_limit, *rehearsal_limit;
 };
 
+struct expected;   /* adopt.c */
 struct connection; /* accepted, HELLO not read yet (listen.c) */
 
 struct manager {
@@ -97,6 +98,8 @@ struct manager {
 	unsigned hung_ticks;
 	struct guest *guests;
 	unsigned nguests;
+	struct expected *expected; /* guests of a predecessor that haven't registered yet */
+	sd_event_source *adopt_timer;
 	unsigned questions;     /* to polkit, unanswered */
 	unsigned access_tokens; /* calls that strangers may make now */
 	uint64_t access_at;     /* ns: when they were counted last */
@@ -116,6 +119,8 @@ struct guest *manager_find(struct manager *m, const char *name);
 
 /* bus-manager.c, bus-guest.c, bus-stage.c */
 int bus_start(struct manager *m);
+/* Takes the name: from now on there are callers. 0, or negative errno after saying so. */
+int bus_announce(struct manager *m);
 int bus_guest_register(struct guest *g);
 int bus_stage_add(struct child *c);
 void bus_stage_remove(struct child *c);
@@ -158,8 +163,18 @@ int start_check(struct manager *m, const struct request *rq, bool primary, char 
                 size_t why_len);
 int start_examine(struct manager *m, struct request *rq, bool primary, char *why, size_t why_len);
 
-/* boot.c: guests that the configuration protects. */
+/*
+ * adopt.c: waits for what a predecessor left running, at most a second, then lets callers in and
+ * begins what the configuration asks for.  adopt_came(): @name was adopted.
+ */
+int adopt_start(struct manager *m);
+void adopt_came(struct manager *m, const char *name);
+void adopt_stop(struct manager *m);
+
+/* boot.c: guests that the configuration protects; what is adopted is there already. */
 int boot_start(struct manager *m);
+/* An operator decided about @name: its file doesn't until it is read again. */
+void boot_leave(struct manager *m, const char *name);
 void boot_stop(struct manager *m);
 /* Reads the files again. 0 and a summary in @text, or -EINVAL with every mistake, and nothing
  * is changed. */

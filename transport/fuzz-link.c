@@ -43,7 +43,8 @@ static void attach(struct world *x, enum mc_side side)
 	strcpy(c->guest, "vm");
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		bells[i] = dup(x->sup.bell_fd[i]);
-	if (mc_arena_attach(&x->w.arena, dup(x->sup.fd), bells, MC_ROLE_MAX, MC_ROLE_TRANSPORT) < 0)
+	if (mc_arena_attach(&x->w.arena, dup(x->sup.fd), mc_arena_config_reader(&x->sup), bells,
+	                    MC_ROLE_MAX, MC_ROLE_TRANSPORT) < 0)
 		abort();
 }
 

@@ -52,15 +52,16 @@ static void view(struct mc_arena *v, const struct mc_arena *a, enum mc_role role
 
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		bells[i] = fcntl(a->bell_fd[i], F_DUPFD_CLOEXEC, 3);
-	if (mc_arena_attach(v, fcntl(a->fd, F_DUPFD_CLOEXEC, 3), bells, MC_ROLE_MAX, role) < 0)
+	if (mc_arena_attach(v, fcntl(a->fd, F_DUPFD_CLOEXEC, 3), mc_arena_config_reader(a), bells,
+	                    MC_ROLE_MAX, role) < 0)
 		die("arena");
 }
 
 static void become(const struct mc_arena *a)
 {
-	char path[512];
+	char path[512], config[8];
 	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 16);
-	int high[MC_ROLE_MAX + 1];
+	int high[MC_ROLE_MAX + 2];
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	path[n > 0 ? n : 0] = '\0';
@@ -68,10 +69,12 @@ static void become(const struct mc_arena *a)
 	high[0] = fcntl(a->fd, F_DUPFD, 200);
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		high[i + 1] = fcntl(a->bell_fd[i], F_DUPFD, 200);
-	for (int i = 0; i <= MC_ROLE_MAX; i++)
+	high[MC_ROLE_MAX + 1] = fcntl(mc_arena_config_reader(a), F_DUPFD, 200);
+	for (int i = 0; i <= MC_ROLE_MAX + 1; i++)
 		dup2(high[i], 3 + i);
-	execl(path, path, "--guest", "bench", "--arena-fd", "3", "--bell-fd", "4", "--control",
-	      "/nowhere", NULL);
+	snprintf(config, sizeof(config), "%d", 4 + MC_ROLE_MAX);
+	execl(path, path, "--guest", "bench", "--arena-fd", "3", "--bell-fd", "4", "--config-fd",
+	      config, "--control", "/nowhere", NULL);
 	_exit(127);
 }
 

@@ -35,13 +35,16 @@ static _Noreturn void fail(const char *what, int error)
 static void attach(struct mc_arena *a, const char *path)
 {
 	int bells[MC_ROLE_MAX];
-	int fd = open(path, O_RDWR | O_CLOEXEC), r;
+	int fd = open(path, O_RDWR | O_CLOEXEC), config_fd, r;
+	char config[600];
 
 	if (fd < 0)
 		fail(path, errno);
 	for (int i = 0; i < MC_ROLE_MAX; i++)
 		bells[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	r = mc_arena_attach(a, fd, bells, MC_ROLE_MAX, MC_ROLE_SUPERVISOR);
+	snprintf(config, sizeof(config), "%s:config", path);
+	config_fd = open(config, O_RDWR | O_CLOEXEC);
+	r = mc_arena_attach(a, fd, config_fd, bells, MC_ROLE_MAX, MC_ROLE_SUPERVISOR);
 	if (r < 0)
 		fail(path, -r);
 }

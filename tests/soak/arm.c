@@ -30,7 +30,7 @@ int main(int argc, char **argv)
 		return 2;
 	place = atoi(argv[2]);
 	fd = open(argv[1], O_RDWR | O_CLOEXEC);
-	if (fd < 0 || place <= 0 || place >= MC_ROLE_MAX || mc_arena_view(&a, fd) < 0)
+	if (fd < 0 || place <= 0 || place >= MC_ROLE_MAX || mc_arena_view(&a, fd, -1) < 0)
 		return 1;
 	offset = (size_t)((uint8_t *)&a.proc[place].fault - (uint8_t *)a.map);
 	map = mmap(NULL, offset + sizeof(*slot), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

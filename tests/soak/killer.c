@@ -102,7 +102,7 @@ int main(int argc, char **argv)
 	if (argc != 6)
 		return 2;
 	fd = open(argv[1], O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || mc_arena_view(&a, fd) < 0)
+	if (fd < 0 || mc_arena_view(&a, fd, -1) < 0)
 		return 1;
 	pid = (pid_t)atoi(argv[2]);
 	place = atoi(argv[3]);
