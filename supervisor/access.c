@@ -12,7 +12,7 @@
 
 #define PENDING_MAX 32                  /* questions to polkit at a time */
 #define ANSWER_US   60000000            /* somebody may have to type a password */
-#define BURST       50                  /* calls of strangers at once, */
+#define BURST       50                  /* calls of all strangers at once, */
 #define REFILL_NS   (50 * MC_NS_PER_MS) /* and then one every 50 ms */
 
 static const struct {
@@ -47,20 +47,35 @@ static int sender_uid(sd_bus_message *msg, uid_t *uid)
 	return r;
 }
 
-/* What strangers may make us do is bounded, whoever they are. */
-static bool too_many(struct manager *m)
+/* Whom the bus names as the sender; asked for once, since asking waits for the bus. */
+static struct caller *caller_of(struct manager *m, sd_bus_message *msg)
+{
+	const char *name = sd_bus_message_get_sender(msg);
+	struct caller *c = name ? callers_find(m->callers, name) : NULL;
+	uid_t uid;
+
+	if (!c && name && strlen(name) < CALLER_NAME && sender_uid(msg, &uid) >= 0)
+		c = callers_add(m->callers, name, uid, mc_now_ns());
+	if (c)
+		c->used = mc_now_ns();
+	return c;
+}
+
+/* What strangers may make us do is bounded, each by himself and all together. */
+static bool too_many(struct manager *m, struct caller *c)
 {
 	uint64_t now = mc_now_ns();
-	uint64_t fresh = m->access_at ? (now - m->access_at) / REFILL_NS : BURST;
 
-	if (fresh) {
-		m->access_tokens = (unsigned)mc_min_u64(m->access_tokens + fresh, BURST);
-		m->access_at = now;
-	}
-	if (!m->access_tokens)
-		return true;
-	m->access_tokens--;
-	return false;
+	return !rate_take(&c->rate, CALLER_BURST, CALLER_NS, now) ||
+	       !rate_take(&m->strangers, BURST, REFILL_NS, now);
+}
+
+static int refuse_rate(const struct caller *c, sd_bus_error *e)
+{
+	return bus_error(e, -EBUSY,
+	                 "user %u calls too often: %u calls at once and %u a second are answered; "
+	                 "try again in a second",
+	                 (unsigned)c->uid, CALLER_BURST, (unsigned)(MC_NS_PER_S / CALLER_NS));
 }
 
 static void *userdata_of(struct manager *m, struct guest *g, enum mc_role role)
@@ -144,18 +159,28 @@ static int ask(struct question *q)
 int access_call(struct manager *m, struct guest *g, enum mc_role role, enum access a,
                 sd_bus_message *msg, sd_bus_message_handler_t fn, sd_bus_error *e)
 {
+	struct caller *c = caller_of(m, msg);
 	struct question *q;
 	uid_t uid;
-	int r = sender_uid(msg, &uid);
+	int r;
 
-	if (r < 0)
-		return bus_error(e, -EACCES, "who calls can't be found out");
+	if (!c)
+		return bus_error(
+		        e, -EACCES,
+		        "the bus doesn't say who calls (has the caller gone?); call again");
+	uid = c->uid;
 	if (uid == 0 || uid == geteuid() || (a == ACCESS_READ && uid == m->uid))
 		return fn(msg, userdata_of(m, g, role), e);
+	if (too_many(m, c))
+		return refuse_rate(c, e);
 	if (strcmp(m->bus_address, "system") != 0)
 		return refuse(a, uid, e);
-	if (m->questions >= PENDING_MAX || too_many(m))
-		return bus_error(e, -EBUSY, "too many calls at a time; try again in a second");
+	if (m->questions >= PENDING_MAX)
+		return bus_error(
+		        e, -EBUSY,
+		        "%d calls wait for polkit's answer already; try again when some have "
+		        "been answered",
+		        PENDING_MAX);
 	q = calloc(1, sizeof(*q));
 	if (!q)
 		return -ENOMEM;
@@ -174,24 +199,33 @@ int access_call(struct manager *m, struct guest *g, enum mc_role role, enum acce
 	return 1;
 }
 
-/* Properties of objects are read past any handler of ours. */
+/*
+ * What is answered past any handler of ours: properties, and what every service has (introspection,
+ * Ping).  On the system's bus its policy decides who may (packaging/org.microcheckpoint1.conf), on
+ * another one nobody else reads properties; on none as often as he likes.
+ */
 static int on_message(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
 	struct manager *m = userdata;
-	uid_t uid;
+	const char *iface = sd_bus_message_get_interface(msg);
+	struct caller *c;
 
-	if (!sd_bus_message_is_method_call(msg, "org.freedesktop.DBus.Properties", NULL) &&
-	    !sd_bus_message_is_method_call(msg, "org.freedesktop.DBus.ObjectManager", NULL))
+	if (!sd_bus_message_is_method_call(msg, NULL, NULL) ||
+	    (iface && strncmp(iface, MC_BUS_NAME ".", strlen(MC_BUS_NAME) + 1) == 0))
 		return 0;
-	if (sender_uid(msg, &uid) >= 0 && (uid == 0 || uid == geteuid() || uid == m->uid))
+	c = caller_of(m, msg);
+	if (c && (c->uid == 0 || c->uid == geteuid() || c->uid == m->uid))
 		return 0;
-	return refuse(ACCESS_READ, uid, e);
+	if (c && too_many(m, c))
+		return refuse_rate(c, e);
+	if (!c || (strcmp(m->bus_address, "system") != 0 &&
+	           (!iface || strcmp(iface, "org.freedesktop.DBus.Properties") == 0 ||
+	            strcmp(iface, "org.freedesktop.DBus.ObjectManager") == 0)))
+		return refuse(ACCESS_READ, c ? c->uid : (uid_t)-1, e);
+	return 0;
 }
 
 int access_start(struct manager *m)
 {
-	/* On the system's bus its policy decides (packaging/org.microcheckpoint1.conf). */
-	if (strcmp(m->bus_address, "system") == 0)
-		return 0;
 	return sd_bus_add_filter(m->bus, NULL, on_message, m);
 }

@@ -94,8 +94,18 @@ static int read_value(sd_bus_message *m, char type, char *buf, size_t len)
 	}
 }
 
+/* Every value counts, those in a list too. */
+static int count_option(unsigned *n, sd_bus_error *e)
+{
+	return ++*n > OPTIONS_MAX ? bus_error(e, -EINVAL,
+	                                      "more than %d options, or values of them, in a call; "
+	                                      "leave out what is given twice",
+	                                      OPTIONS_MAX)
+	                          : 0;
+}
+
 static int read_option(sd_bus_message *m, struct request *rq, const char *key, bool running,
-                       sd_bus_error *e)
+                       unsigned *n, sd_bus_error *e)
 {
 	char value[1024], why[512];
 	const char *contents;
@@ -110,6 +120,8 @@ static int read_option(sd_bus_message *m, struct request *rq, const char *key, b
 
 		r = sd_bus_message_enter_container(m, 'a', "s");
 		while (r >= 0 && (r = sd_bus_message_read(m, "s", &s)) > 0) {
+			if (count_option(n, e) < 0)
+				return -EINVAL;
 			r = option_set(rq, key, s, running, why, sizeof(why));
 			if (r < 0)
 				return bus_error(e, -EINVAL, "%s", why);
@@ -117,6 +129,8 @@ static int read_option(sd_bus_message *m, struct request *rq, const char *key, b
 		if (r >= 0)
 			r = sd_bus_message_exit_container(m);
 	} else if (r >= 0) {
+		if (count_option(n, e) < 0)
+			return -EINVAL;
 		if (contents[1] || read_value(m, contents[0], value, sizeof(value)) < 0)
 			return bus_error(e, -EINVAL, "%.100s: a value of type '%s' isn't allowed",
 			                 key, contents);
@@ -135,10 +149,8 @@ int bus_read_options(sd_bus_message *m, struct request *rq, bool running, sd_bus
 
 	while (r >= 0 && (r = sd_bus_message_enter_container(m, 'e', "sv")) > 0) {
 		r = sd_bus_message_read(m, "s", &key);
-		if (n++ == OPTIONS_MAX)
-			return bus_error(e, -EINVAL, "more than %d options", OPTIONS_MAX);
 		if (r >= 0)
-			r = read_option(m, rq, key, running, e);
+			r = read_option(m, rq, key, running, &n, e);
 		if (r >= 0)
 			r = sd_bus_message_exit_container(m);
 	}

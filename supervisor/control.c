@@ -16,6 +16,9 @@
 #include "../ipc/worker-bus.h"
 #include "supervisor.h"
 
+#define EVENT_BURST 100         /* of one process at once, */
+#define EVENT_NS    MC_NS_PER_S /* and then one a second */
+
 static struct child *child_of_bus(struct manager *m, sd_bus *bus)
 {
 	for (struct guest *g = m->guests; g; g = g->next)
@@ -23,6 +26,13 @@ static struct child *child_of_bus(struct manager *m, sd_bus *bus)
 			if (g->child[i].bus == bus)
 				return &g->child[i];
 	return NULL;
+}
+
+sd_bus *control_close(struct manager *m, sd_bus *bus)
+{
+	m->nworkers--;
+	sd_bus_detach_event(bus);
+	return sd_bus_close_unref(bus);
 }
 
 static int on_gone(sd_bus_message *msg, void *userdata, sd_bus_error *e)
@@ -33,9 +43,23 @@ static int on_gone(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	(void)e;
 	if (c)
 		c->bus = NULL;
-	sd_bus_detach_event(bus);
-	sd_bus_unref(bus);
+	(void)control_close(userdata, bus);
 	return 0;
+}
+
+/* A process that went mad, or was taken over, doesn't fill the history and the journal. */
+static bool may_write(struct child *c)
+{
+	if (!rate_take(&c->events, EVENT_BURST, EVENT_NS, mc_now_ns())) {
+		c->events_lost++;
+		return false;
+	}
+	if (c->events_lost)
+		event_write(c->g, "events-lost", 0, "mc-%s %u sent %llu more than are written",
+		            mc_role_name(c->role), mc_role_index(c->role),
+		            (unsigned long long)c->events_lost);
+	c->events_lost = 0;
+	return true;
 }
 
 static int on_event(sd_bus_message *msg, void *userdata, sd_bus_error *e)
@@ -47,6 +71,9 @@ static int on_event(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	(void)e;
 	if (c && sd_bus_message_read(msg, "sst", &id, &text, &epoch) >= 0) {
 		char by[32];
+
+		if (!may_write(c))
+			return 0;
 
 		snprintf(by, sizeof(by), "mc-%s", mc_role_name(c->role));
 		event_write_by(c->g, id, by, epoch, "%s", text);
@@ -190,9 +217,15 @@ static int on_accept(sd_event_source *s, int fd, uint32_t revents, void *userdat
 	(void)revents;
 	if (c < 0)
 		return 0;
+	if (m->nworkers >= WORKERS_MAX) {
+		close(c); /* a worker tries again */
+		return 0;
+	}
 	r = serve(m, c);
 	if (r < 0)
-		mc_log_errno(r, "a worker's connection");
+		mc_log_errno(r, "a process of a guest can't be talked to; it tries again");
+	else
+		m->nworkers++;
 	return 0;
 }
 

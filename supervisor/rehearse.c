@@ -44,6 +44,16 @@ static int on_limit(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
+/* How many guests are being rehearsed; each is a QEMU of its own, with all the RAM of the guest. */
+static unsigned running(const struct manager *m)
+{
+	unsigned n = 0;
+
+	for (const struct guest *g = m->guests; g; g = g->next)
+		n += g->rehearsal != NULL;
+	return n;
+}
+
 int rehearse_begin(struct guest *g, sd_bus_message *msg, sd_bus_error *e)
 {
 	enum mc_state s = guest_state(g);
@@ -55,7 +65,15 @@ int rehearse_begin(struct guest *g, sd_bus_message *msg, sd_bus_error *e)
 		                 g->name, mc_state_name(s),
 		                 g->side == MC_SIDE_PRIMARY ? "primary" : "backup");
 	if (g->rehearsal)
-		return bus_error(e, -EBUSY, "guest %s: is being rehearsed already", g->name);
+		return bus_error(e, -EBUSY,
+		                 "guest %s: is being rehearsed already; wait for the result",
+		                 g->name);
+	if (running(g->m) >= REHEARSALS)
+		return bus_error(
+		        e, -EBUSY,
+		        "guest %s: %d guests are being rehearsed on this host at this moment, "
+		        "each in a QEMU with all of its RAM; try again when one has ended",
+		        g->name, REHEARSALS);
 	g->rehearsal = sd_bus_message_ref(msg);
 	(void)sd_event_add_time_relative(g->m->event, &g->rehearsal_limit, CLOCK_MONOTONIC,
 	                                 REHEARSE_US, 0, on_limit, g);

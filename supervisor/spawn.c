@@ -28,10 +28,8 @@ void child_forget(struct child *c)
 {
 	c->source = sd_event_source_disable_unref(c->source);
 	mc_closep(&c->pidfd);
-	if (c->bus) {
-		sd_bus_detach_event(c->bus);
-		c->bus = sd_bus_close_unref(c->bus);
-	}
+	if (c->bus)
+		c->bus = control_close(c->g->m, c->bus);
 	c->pid = 0;
 }
 
@@ -172,10 +170,8 @@ int child_adopt(struct child *c, pid_t pid, sd_bus *bus)
 		r = child_found(c, pid, mc_pid_start_time(pid));
 	if (r < 0)
 		return r;
-	if (c->bus && c->bus != bus) {
-		sd_bus_detach_event(c->bus);
-		c->bus = sd_bus_close_unref(c->bus);
-	}
+	if (c->bus && c->bus != bus)
+		c->bus = control_close(c->g->m, c->bus);
 	c->bus = bus;
 	return 0;
 }

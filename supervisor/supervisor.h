@@ -16,6 +16,7 @@
 #include "../ipc/arena.h"
 #include "conf.h"
 #include "options.h"
+#include "rate.h"
 #include "term.h"
 
 #define MC_BUS_NAME    "org.microcheckpoint1"
@@ -26,7 +27,9 @@
 #define MC_ERROR(x)    "org.microcheckpoint1.Error." x
 
 #define GUESTS_MAX  256
-#define JOBS_MAX    16 /* inspections at a time */
+#define JOBS_MAX    16   /* inspections at a time */
+#define REHEARSALS  4    /* at a time: each is a QEMU with the guest's RAM */
+#define WORKERS_MAX 8192 /* connections to the control socket */
 #define DEATHS_KEPT 20
 
 struct manager;
@@ -49,6 +52,8 @@ struct child {
 	bool hung;                   /* killed for it */
 	unsigned busy;               /* found its place taken, in a row */
 	bool asked;                  /* mcctl restart: its end is no death */
+	struct rate events;          /* what it may write into the history */
+	uint64_t events_lost;
 	sd_event_source *source, *again;
 	sd_bus *bus;         /* its control connection; NULL until it registers */
 	sd_bus_slot *object; /* on the public bus */
@@ -100,10 +105,11 @@ struct manager {
 	unsigned nguests;
 	struct expected *expected; /* guests of a predecessor that haven't registered yet */
 	sd_event_source *adopt_timer;
-	unsigned questions;     /* to polkit, unanswered */
-	unsigned access_tokens; /* calls that strangers may make now */
-	uint64_t access_at;     /* ns: when they were counted last */
-	unsigned njobs;         /* inspections that run */
+	unsigned questions;    /* to polkit, unanswered */
+	struct rate strangers; /* what they may call together */
+	struct caller callers[CALLERS_MAX];
+	unsigned njobs;    /* inspections that run */
+	unsigned nworkers; /* connections to the control socket */
 	const char *conf_dir;
 	struct guest_conf *confs; /* what the files of conf_dir say (boot.c) */
 	sd_event_source *boot_timer;
@@ -259,6 +265,8 @@ int creds_open(const struct mc_config *cfg, enum mc_side side, char *why, size_t
 
 /* control.c: where workers register. */
 int control_start(struct manager *m);
+/* Ends a connection of a worker, or forgets one that ended. Always NULL. */
+sd_bus *control_close(struct manager *m, sd_bus *bus);
 
 /* fdstore.c: the port as a predecessor left it with systemd, or -1; leaves ours there. */
 int fdstore_take_port(const struct manager *m);
