@@ -33,7 +33,8 @@ static void on_event(void *ctx, const char *name, json_t *data)
 		                             ? MC_REASON_HOST_SIGNAL
 		                             : MC_REASON_GUEST_SHUTDOWN;
 	} else if (strcmp(name, "GUEST_PANICKED") == 0) {
-		mc_warn("the guest's kernel panicked; it stays protected as it is");
+		mc_warn("the guest's kernel panicked; it stays protected as it is, restart it from "
+		        "inside or end it");
 		mc_worker_event(c->w, "guest-panic", 0, "the guest's kernel panicked");
 	}
 }
@@ -105,7 +106,9 @@ static int map_ram(struct capture *c)
 
 		c->ram_fd[i] = vm_open_block(&c->vm, i);
 		if (c->ram_fd[i] < 0)
-			return mc_log_errno(c->ram_fd[i], "can't open RAM block %s",
+			return mc_log_errno(c->ram_fd[i],
+			                    "can't open RAM block %s; is QEMU's file still there, "
+			                    "and may root read it?",
 			                    c->vm.block[i].name);
 		/* One protector a guest, whatever supervisor it belongs to; gone with the process.
 		 */
@@ -115,7 +118,9 @@ static int map_ram(struct capture *c)
 			              "unprotect it there first");
 		p = mmap(NULL, c->vm.block[i].size, PROT_READ, MAP_SHARED, c->ram_fd[i], 0);
 		if (p == MAP_FAILED)
-			return mc_log_errno(-errno, "can't map RAM block %s", c->vm.block[i].name);
+			return mc_log_errno(-errno,
+			                    "can't map RAM block %s; was its file cut short?",
+			                    c->vm.block[i].name);
 		c->ram[i] = p;
 	}
 	return 0;
@@ -185,7 +190,7 @@ static int finish_pause(struct capture *c)
 
 	if (atomic_load(&ctl->paused) != 1)
 		return 0;
-	mc_warn("a pause was left open by the dead: the guest goes on");
+	mc_warn("a pause was left open by a process that died: the guest goes on");
 	r = qmp_command(c->q, "cont", NULL, COMMAND_MS, NULL);
 	if (r == 0)
 		atomic_store(&ctl->paused, 0);
@@ -213,7 +218,10 @@ static int take_over_guest(struct capture *c)
 		return refuse(c, r,
 		              "another QEMU answers on the guest's QMP socket than the one that "
 		              "was protected; protect it again");
-	return r == -EBADMSG ? refuse(c, r, "the list of RAM blocks is damaged") : r;
+	return r == -EBADMSG ? refuse(c, r,
+	                              "the list of RAM blocks in the shared memory is damaged; "
+	                              "protect the guest again")
+	                     : r;
 }
 
 static int check_guest(struct capture *c)
@@ -296,7 +304,8 @@ void capture_detach(struct capture *c, bool release_guest)
 		int r = tracker_detach(&c->tracker);
 
 		if (r < 0)
-			mc_log_errno(r, "the userfaultfd stays open in QEMU %d", (int)c->vm.pid);
+			mc_log_errno(r, "the userfaultfd stays open in QEMU %d, which does no harm",
+			             (int)c->vm.pid);
 	}
 	guard_stop(&c->guard);
 	death_close(&c->death);

@@ -64,7 +64,8 @@ static int on_guard(sd_event_source *s, int fd, uint32_t revents, void *userdata
 	guard_reap(&c->guard);
 	mc_warn("the guard died; a new one is started");
 	if (capture_guard(c) < 0 || watch_guard(c) < 0) {
-		mc_err("can't start a new guard");
+		mc_err("can't start a new guard: if mc-capture dies in a pause the guest stays "
+		       "paused until its successor is there; free memory on this host");
 		mc_worker_exit(c->w, 1);
 	}
 	return 0;
@@ -97,7 +98,9 @@ static int not_attached_again(struct capture *c, int error)
 
 	if (mc_pid_start_time(pid) == atomic_load(&ctl->qemu_start))
 		return error;
-	mc_err("QEMU %d ended while no mc-capture ran", (int)pid);
+	mc_err("QEMU %d ended while no mc-capture ran: why it did can't be known, the backup "
+	       "decides",
+	       (int)pid);
 	end_qemu_gone(c);
 	return 0;
 }
@@ -261,22 +264,26 @@ static void overloaded(struct capture *c, int error, uint64_t interval)
 	unsigned beyond = c->aborts_in_row - limit;
 
 	if (c->aborts_told < limit) {
-		mc_err("%u epochs in a row failed, the last one: %s", c->aborts_in_row,
-		       strerror(-error));
+		mc_err("%u epochs in a row failed, the last one: %s; mcctl status shows link, "
+		       "memory and slabs",
+		       c->aborts_in_row, strerror(-error));
 		mc_worker_event(c->w, "overload", 0, "%u epochs in a row failed: %s",
 		                c->aborts_in_row, strerror(-error));
 	}
 	c->aborts_told = c->aborts_in_row;
 	switch (atomic_load(&c->a->config->overload)) {
 	case MC_OVERLOAD_HOLD:
-		(void)held_hold(c, MC_REASON_OVERLOAD, "too many epochs failed (on-overload hold)");
+		(void)held_hold(c, MC_REASON_OVERLOAD,
+		                "too many epochs failed (on-overload hold): mcctl resume lets it "
+		                "try, mcctl unprotect goes on unprotected");
 		break;
 	case MC_OVERLOAD_UNPROTECT:
 		/* Only a backup that answers can be disarmed. */
 		if (atomic_load(&c->a->control->link) != MC_LINK_UP ||
 		    atomic_load(&c->a->control->lease_until) < mc_now_ns()) {
 			(void)held_hold(c, MC_REASON_OVERLOAD,
-			                "too many epochs failed, and the backup can't be reached");
+			                "too many epochs failed, and the backup can't be reached: "
+			                "look at the link and at the other host");
 			break;
 		}
 		atomic_store(&c->a->control->guest_end, MC_REASON_OVERLOAD);
@@ -284,8 +291,10 @@ static void overloaded(struct capture *c, int error, uint64_t interval)
 		break;
 	default:
 		if (beyond >= THROTTLE_MAX) {
-			(void)held_hold(c, MC_REASON_OVERLOAD,
-			                "too many epochs failed, longer intervals don't help");
+			(void)held_hold(
+			        c, MC_REASON_OVERLOAD,
+			        "too many epochs failed, longer intervals don't help: look at the "
+			        "link and /dev/shm, mcctl unprotect goes on unprotected");
 			break;
 		}
 		/* Ever longer intervals, up to 16 times, until one succeeds. */
@@ -388,7 +397,8 @@ static int epochs_phase(struct capture *c)
 	update_strikes(c);
 	if (c->running && atomic_load(&ctl->lease_until) < mc_now_ns() && may_be_armed(c, s)) {
 		r = held_hold(c, MC_REASON_PEER_LOST,
-		              "the backup hasn't answered within the lease");
+		              "the backup hasn't answered within the lease: look at the other "
+		              "host, then mcctl resolve if it doesn't come back");
 		if (r < 0 && c->qmp_dead)
 			end_qemu_gone(c);
 		return 0;

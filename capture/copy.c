@@ -195,7 +195,9 @@ static void finish_rdma(struct capture *c)
 		return;
 	mc_worker_event(c->w, "rdma-copy", 0,
 	                "the RDMA device failed: %s; pages are copied by memcpy", strerror(-r));
-	mc_warn("rdma-copy: the device failed: %s; memcpy is used from now on", strerror(-r));
+	mc_warn("rdma-copy: the device failed: %s; memcpy is used from now on, which costs no "
+	        "protection; look at the device (mcctl doctor)",
+	        strerror(-r));
 }
 
 int copy_pages(struct capture *c, const _Atomic uint64_t *bitmap, uint64_t *word, uint64_t to,

@@ -106,7 +106,8 @@ static bool hold_unanswered(struct capture *c)
 		return false;
 	}
 	if (held_hold(c, MC_REASON_PEER_LOST,
-	              "the backup hasn't confirmed the end within the lease") < 0 &&
+	              "the backup hasn't confirmed the end within the lease: look at the other "
+	              "host, then mcctl resolve") < 0 &&
 	    c->qmp_dead)
 		end_qemu_gone(c);
 	return c->phase != PHASE_ENDING;

@@ -33,7 +33,9 @@ void pause_await_saved(struct capture *c)
 	c->saved = lost(c, qmp_wait(c->q, mc_now_ns() + ANSWER_LIMIT));
 	c->saved_at = mc_now_ns();
 	if (c->saved == -EREMOTEIO)
-		mc_err("QEMU can't write its device state: %s", qmp_error(c->q));
+		mc_err("QEMU can't write its device state: %s; the epoch is given up and tried "
+		       "again",
+		       qmp_error(c->q));
 }
 
 static int resume(struct capture *c)

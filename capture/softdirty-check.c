@@ -182,7 +182,10 @@ static int check_file(const struct vm_info *vm, unsigned i, char *why, size_t le
 	struct statfs s;
 
 	if (fd < 0 || fstatfs(fd, &s) < 0)
-		return refuse(why, len, "can't open RAM block %s", vm->block[i].name);
+		return refuse(why, len,
+		              "can't open RAM block %s; is QEMU's file still there, and may root "
+		              "read it?",
+		              vm->block[i].name);
 	if (s.f_type == TMPFS_MAGIC)
 		return 0;
 	return refuse(why, len,
@@ -198,7 +201,10 @@ int softdirty_check_mapping(const struct vm_info *vm, char *why, size_t why_len)
 	int r = read_smaps(vm, m);
 
 	if (r < 0) {
-		snprintf(why, why_len, "can't read /proc/%d/smaps: %s", (int)vm->pid, strerror(-r));
+		snprintf(why, why_len,
+		         "can't read /proc/%d/smaps: %s; capture needs CAP_SYS_PTRACE and the "
+		         "host's /proc",
+		         (int)vm->pid, strerror(-r));
 		return r;
 	}
 	r = check_sizes(why, why_len);

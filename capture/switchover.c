@@ -29,7 +29,7 @@ static int give_up(struct capture *c, const char *why)
 		return 0;
 	}
 	if (why) {
-		mc_warn("the switchover is called off: %s", why);
+		mc_warn("the switchover is called off: %s; protection goes on, try again", why);
 		mc_worker_event(c->w, "switchover", c->switchover.epoch, "called off: %s", why);
 		c->switchover.refused = true;
 	}
@@ -78,12 +78,13 @@ static int await_last(struct capture *c)
 		return 1;
 	case MC_EPOCH_ABORTED:
 	case MC_EPOCH_FREE:
-		return give_up(c, "the backup refused the last epoch");
+		return give_up(c, "the backup refused the last epoch (its log says why)");
 	default:
 		break;
 	}
 	if (now >= end || now >= atomic_load(&ctl->lease_until))
-		return give_up(c, "the backup didn't confirm the last epoch in time");
+		return give_up(
+		        c, "the backup didn't confirm the last epoch in time (look at the link)");
 	capture_arm_timer(c, mc_min_u64(end, atomic_load(&ctl->lease_until)));
 	return 0;
 }

@@ -55,9 +55,10 @@ int throttle_begin(struct capture *c)
 	c->throttle.on = true;
 	c->running = false;
 	if (!c->throttle.told || now - c->throttle.told > TELL)
-		mc_worker_event(c->w, "throttled", atomic_load(&c->a->journal.shm->last_begun),
-		                "link, backup or encoders can't keep up: the guest is paused "
-		                "until they have");
+		mc_worker_event(
+		        c->w, "throttled", atomic_load(&c->a->journal.shm->last_begun),
+		        "link, backup or encoders can't keep up: the guest is paused until they "
+		        "have; a longer interval, more workers or a faster link ends that");
 	c->throttle.told = now;
 	return 0;
 }

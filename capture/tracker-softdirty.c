@@ -114,8 +114,10 @@ static int softdirty_attach(struct tracker *t, char *why, size_t why_len)
 	for (unsigned i = 0; i < t->vm->nblocks; i++) {
 		t->ram_fd[i] = vm_open_block(t->vm, i);
 		if (t->ram_fd[i] < 0) {
-			snprintf(why, why_len, "can't open RAM block %s: %s", t->vm->block[i].name,
-			         strerror(-t->ram_fd[i]));
+			snprintf(why, why_len,
+			         "can't open RAM block %s: %s; is QEMU's file still there, and may "
+			         "root read it?",
+			         t->vm->block[i].name, strerror(-t->ram_fd[i]));
 			return t->ram_fd[i];
 		}
 	}

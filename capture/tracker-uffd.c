@@ -124,7 +124,11 @@ static int enable(struct tracker *t, char *why, size_t why_len)
 
 	/* EINVAL as well when a predecessor did it: then registering tells. */
 	if (ioctl(t->uffd, UFFDIO_API, &api) < 0 && errno != EINVAL && errno != EPERM) {
-		snprintf(why, why_len, "UFFDIO_API: %s", strerror(errno));
+		snprintf(why, why_len,
+		         "this kernel refuses the features of userfaultfd that tracking needs "
+		         "(UFFDIO_API: %s); Linux 6.7 or newer has them, tracker=soft-dirty does "
+		         "without",
+		         strerror(errno));
 		return -errno;
 	}
 	for (unsigned i = 0; i < t->vm->nblocks; i++) {

@@ -68,7 +68,9 @@ static char *get_metrics(struct exporter *x)
 	if (r >= 0 && sd_bus_message_read(reply, "s", &text) > 0)
 		copy = strdup(text);
 	else
-		mc_warn("mc-supervisor gives no metrics: %s", e.message ? e.message : strerror(-r));
+		mc_warn("mc-supervisor gives no metrics: %s; does it run, and may this user read "
+		        "them? (mcctl doctor)",
+		        e.message ? e.message : strerror(-r));
 	sd_bus_message_unref(reply);
 	sd_bus_error_free(&e);
 	return copy;
@@ -139,7 +141,7 @@ static void serve(struct exporter *x, int fd)
 			reply(fd, "200 OK", "text/plain; version=0.0.4", text);
 		else
 			reply(fd, "503 Service Unavailable", "text/plain",
-			      "mc-supervisor gives no answer\n");
+			      "mc-supervisor gives no answer; systemctl status mc-supervisor\n");
 	}
 }
 

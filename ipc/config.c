@@ -146,7 +146,7 @@ static int check_nic(const struct mc_nic *n, char *why, size_t len)
 	CHECK_TEXT(n->sock_local);
 	CHECK_TEXT(n->netns);
 	if (n->kind != MC_GATE_RELAY && n->kind != MC_GATE_PLUG)
-		return bad(why, len, "a NIC's gate is neither relay nor plug");
+		return bad(why, len, "a NIC's gate is neither relay nor plug; give one of the two");
 	if (n->kind == MC_GATE_RELAY && (!n->path[0] || !n->tap[0] == !n->sock[0]))
 		return bad(why, len, "a relay needs a path and either a tap or a socket");
 	if (n->kind == MC_GATE_PLUG && !n->tap[0])
@@ -180,7 +180,7 @@ int mc_config_validate(const struct mc_config *c, char *why, size_t len)
 	if (mc_guest_name_check(c->guest) < 0)
 		return bad(why, len, "the guest's name must be letters, digits, '.', '_', '-'");
 	if (c->tls && c->insecure)
-		return bad(why, len, "insecure and TLS exclude each other");
+		return bad(why, len, "insecure and TLS exclude each other; leave one out");
 	for (uint32_t i = 0; i < c->nnics; i++)
 		if (check_nic(&c->nic[i], why, len) < 0)
 			return -EINVAL;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Configuration of one guest's pipeline, beside the arena: written by the supervisor, read by
- * all, and the others can't but read (arena.h).  Values that may change while running are atomics; `generation` is raised and all
- * bells are rung after a change.  The rest is written before any process starts.
+ * all, and the others can't but read (arena.h).  Values that may change while running are atomics;
+ * `generation` is raised and all bells are rung after a change.  The rest is written before any
+ * process starts.
  *
  * Readers never trust it: mc_config_validate() is called at attach; atomics are clamped by
  * their getters where a bad value could hurt.

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "log.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -138,17 +139,51 @@ void mc_log(int level, const char *fmt, ...)
 	put(level, NULL, text);
 }
 
+const char *mc_remedy(int error)
+{
+	switch (error < 0 ? -error : error) {
+	case EPERM:
+	case EACCES:
+		return "mcctl doctor shows what may not be done here";
+	case ENOENT:
+	case ENOTDIR:
+		return "is it there, under this name?";
+	case ENOMEM:
+	case ENOBUFS:
+		return "free memory on this host";
+	case ENOSPC:
+	case EDQUOT:
+		return "free some room there";
+	case EMFILE:
+	case ENFILE:
+		return "raise the limit of open files (LimitNOFILE=)";
+	case EADDRINUSE:
+		return "end who uses it already (ss -lp)";
+	case EADDRNOTAVAIL:
+		return "no interface of this host has that address";
+	case EAGAIN:
+	case EBUSY:
+	case ETIMEDOUT:
+		return "is this host overloaded? It is tried again";
+	default:
+		return "if it doesn't go by itself: mcctl restart, then report it";
+	}
+}
+
 int mc_log_errno(int error, const char *fmt, ...)
 {
 	char text[1024];
 	va_list ap;
 	size_t n;
+	bool has_remedy;
 
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	has_remedy = strpbrk(text, ";?") != NULL;
 	n = strlen(text);
-	snprintf(text + n, sizeof(text) - n, ": %s", strerror(error < 0 ? -error : error));
+	snprintf(text + n, sizeof(text) - n, ": %s%s%s", strerror(error < 0 ? -error : error),
+	         has_remedy ? "" : "; ", has_remedy ? "" : mc_remedy(error));
 	put(LOG_ERR, NULL, text);
 	return error < 0 ? error : -error;
 }

@@ -19,7 +19,13 @@ void mc_log_set_words(char *words, size_t len);
 
 void mc_log(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Logs at LOG_ERR with ": strerror" appended and returns @error (negative errno). */
+/* What to do about an errno (of either sign), as the end of a sentence. */
+const char *mc_remedy(int error);
+
+/*
+ * Logs at LOG_ERR with ": strerror" appended and returns @error (negative errno).  A text without a
+ * remedy of its own (after ";", or a question) gets that of the error.
+ */
 int mc_log_errno(int error, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* Fields of an entry in the journal, for what operators look for. NULL and 0: not there. */

@@ -97,7 +97,9 @@ int mc_wire_header_check(const struct mc_wire_header *h, const struct mc_wire_li
                          char *why, size_t why_len)
 {
 	if (h->magic != MC_WIRE_MAGIC) {
-		snprintf(why, why_len, "not a microcheckpoint peer (magic %08x)", h->magic);
+		snprintf(why, why_len,
+		         "not a microcheckpoint peer (magic %08x); is that its port (7911)?",
+		         h->magic);
 		return -EPROTO;
 	}
 	if (h->version != MC_WIRE_VERSION) {

@@ -136,9 +136,10 @@ static int attach(struct mc_worker *w, const struct args *a)
 		       "with binaries of one version",
 		       w->ops->process, mc_build_id());
 	else if (r < 0)
-		mc_log_errno(r, "can't use the arena");
+		mc_log_errno(r, "can't use the arena (damaged?); protect the guest anew");
 	if (r == 0 && strcmp(w->arena.config->guest, w->guest) != 0) {
-		mc_err("the arena belongs to guest '%s'", w->arena.config->guest);
+		mc_err("the arena belongs to guest '%s'; mcctl unprotect, then protect it anew",
+		       w->arena.config->guest);
 		r = -EINVAL;
 	}
 	if (r == 0)

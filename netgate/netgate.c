@@ -42,7 +42,8 @@ static int each_nic(struct netgate *g, int (*fn)(struct gate_nic *n, uint64_t v)
 
 static int failed(struct netgate *g, int r, const char *what)
 {
-	mc_log_errno(r, "the gate can't %s; packets stay held", what);
+	mc_log_errno(r, "the gate can't %s; packets stay held, mcctl restart sets it up anew",
+	             what);
 	atomic_store(&g->a->control->gate_error, (uint64_t)(int64_t)r);
 	mc_arena_ring(g->a, MC_ROLE_CAPTURE);
 	return r;
@@ -117,7 +118,8 @@ static int follow_limit(struct netgate *g)
 /* The epoch isn't used; the next one gets its own try. */
 static int barrier_failed(struct netgate *g, uint64_t epoch, int r)
 {
-	mc_log_errno(r, "no barrier for epoch %llu", (unsigned long long)epoch);
+	mc_log_errno(r, "no barrier for epoch %llu; it isn't used, the next one tries again",
+	             (unsigned long long)epoch);
 	atomic_store_explicit(&g->a->control->barrier_failed, epoch, memory_order_release);
 	mc_arena_ring(g->a, MC_ROLE_CAPTURE);
 	return 1;

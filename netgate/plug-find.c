@@ -32,7 +32,8 @@ int plug_refused(char *why, size_t len, int r, const char *what, const char *nee
 		        "can't %s: this kernel has no %s (modprobe it, or use a -netdev dgram "
 		        "with --relay, or --gate none)",
 		        what, needs);
-	return plug_fail(why, len, r, "can't %s: %s", what, strerror(-r));
+	return plug_fail(why, len, r, "can't %s: %s; mcctl doctor shows what this kernel has", what,
+	                 strerror(-r));
 }
 
 /* --- the tap ----------------------------------------------------------------------------- */
@@ -46,7 +47,9 @@ int plug_open_netlink(struct nl *nl, const struct mc_nic *spec, struct mc_metric
 		return plug_fail(why, len, r, "can't enter network namespace %s: %s%s", spec->netns,
 		                 strerror(-r),
 		                 r == -ENOENT ? "; ip netns list shows those that are there" : "");
-	return r < 0 ? plug_fail(why, len, r, "can't talk to the kernel by netlink: %s",
+	return r < 0 ? plug_fail(why, len, r,
+	                         "can't talk to the kernel by netlink: %s; mc-supervisor needs "
+	                         "CAP_NET_ADMIN",
 	                         strerror(-r))
 	             : 0;
 }
@@ -63,7 +66,8 @@ int plug_find_tap(struct nl *nl, const struct mc_nic *spec, int *ret, char *why,
 		                 "there",
 		                 spec->tap, in, spec->netns);
 	if (r < 0)
-		return plug_fail(why, len, r, "interface %s: %s", spec->tap, strerror(-r));
+		return plug_fail(why, len, r, "can't look at interface %s: %s; try again",
+		                 spec->tap, strerror(-r));
 	if (strcmp(l.kind, "tun") != 0 || !l.ether)
 		return plug_fail(
 		        why, len, -EINVAL,
@@ -93,7 +97,8 @@ int plug_find_ifb(struct nl *nl, const char *name, const char *guest, int *ret, 
 	if (r == -ENODEV)
 		return 0;
 	if (r < 0)
-		return plug_fail(why, len, r, "interface %s: %s", name, strerror(-r));
+		return plug_fail(why, len, r, "can't look at interface %s: %s; try again", name,
+		                 strerror(-r));
 	if (strcmp(l.kind, "ifb") != 0 ||
 	    (l.alias[0] && strncmp(l.alias, prefix, strlen(prefix)) != 0))
 		return plug_fail(
@@ -117,7 +122,9 @@ int plug_check_hooks(struct nl *nl, const struct mc_nic *spec, int tap, char *wh
 	int r = nl_hooked(nl, tap);
 
 	if (r < 0)
-		return plug_fail(why, len, r, "can't list qdiscs: %s", strerror(-r));
+		return plug_fail(why, len, r,
+		                 "can't list qdiscs: %s; mc-supervisor needs CAP_NET_ADMIN",
+		                 strerror(-r));
 	return r ? plug_fail(why, len, -EBUSY,
 	                     "interface %s has an ingress qdisc or redirection of others already; "
 	                     "remove it first (tc qdisc del dev %s ingress, or clsact)",

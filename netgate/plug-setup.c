@@ -145,7 +145,10 @@ int plug_complete(struct plug *p, char *why, size_t len)
 		r = mc_fault(MC_FAULT_PLUG_UP);
 	if (r < 0)
 		return why[0] ? r
-		              : plug_fail(why, len, r, "can't set up the plug: %s", strerror(-r));
+		              : plug_fail(why, len, r,
+		                          "can't set up the plug: %s; mcctl restart tries again, "
+		                          "mcctl doctor shows what this kernel has",
+		                          strerror(-r));
 	r = complete_redirect(p, known, why, len);
 	if (r == 0 && mode == GATE_SHUT)
 		r = complete_inbound(p, why, len);
@@ -227,7 +230,9 @@ static int set_up(struct plug *p, char *why, size_t len)
 		atomic_store(&p->r->mode, p->env.mode);
 	p->events = nl_event_open(p->spec.netns);
 	if (p->events < 0)
-		return plug_fail(why, len, p->events, "can't listen to rtnetlink: %s",
+		return plug_fail(why, len, p->events,
+		                 "can't listen to rtnetlink: %s; free memory on this host, then "
+		                 "mcctl restart",
 		                 strerror(-p->events));
 	r = plug_complete(p, why, len);
 	if (r < 0)

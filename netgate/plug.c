@@ -60,7 +60,7 @@ static void check_leak(struct plug *p, const struct nl_qdisc_info *q)
 	mc_metric_add(p->env.m, MC_M_LEAKED_BYTES, q->sent - allowed);
 	plug_report(p, "gate-leak",
 	            "%llu bytes left before their epoch was committed; somebody else works on "
-	            "qdisc or links of %s",
+	            "qdisc or links of %s: find out who (tc monitor), and keep them off",
 	            (unsigned long long)(q->sent - allowed), p->ifb_name);
 	put(&p->r->allowed, q->sent);
 }
@@ -183,7 +183,8 @@ static int mend(struct plug *p)
 	if (r < 0) {
 		if (!p->told)
 			plug_report(p, "gate-damaged",
-			            "its gate was changed by others and can't be put in order: %s",
+			            "its gate was changed by others and can't be put in order: %s; "
+			            "protect the guest again once they are gone",
 			            why[0] ? why : strerror(-r));
 		p->told = true;
 		return r;

@@ -95,8 +95,9 @@ int dgram_open(const char *path, char *why, size_t why_len)
 	if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0) {
 		int r = -errno;
 
-		snprintf(why, why_len, "can't make socket %s: %s; is its folder there?", path,
-		         strerror(-r));
+		snprintf(why, why_len,
+		         "can't make socket %s: %s; is its folder there, and ours to write to?",
+		         path, strerror(-r));
 		close(fd);
 		return r;
 	}

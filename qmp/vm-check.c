@@ -272,7 +272,9 @@ int vm_check(struct qmp *q, const struct vm_info *i, const char *accept, const c
 
 	if (r < 0) {
 		free(rf.text);
-		return vm_fail(why, why_len, r, "can't examine the guest by QMP: %s %s",
+		return vm_fail(why, why_len, r,
+		               "can't examine the guest by QMP: %s %s; is this QEMU 7.2 or newer? "
+		               "Try again",
 		               strerror(-r), qmp_error(q));
 	}
 	if (!rf.text) {

@@ -374,10 +374,13 @@ int vm_describe(struct qmp *q, struct vm_info *i, char *why, size_t why_len)
 	lines_done(&l);
 	if (r == -E2BIG)
 		return vm_fail(why, why_len, r,
-		               "the machine has more devices than can be described in %d bytes",
+		               "the machine has more devices than can be described in %d bytes; "
+		               "take some out",
 		               MC_DESC_TEXT);
 	if (r < 0)
-		return vm_fail(why, why_len, r, "can't describe the machine by QMP: %s %s",
+		return vm_fail(why, why_len, r,
+		               "can't describe the machine by QMP: %s %s; is this QEMU 7.2 or "
+		               "newer? Try again",
 		               strerror(-r), qmp_error(q));
 	return 0;
 }

@@ -164,7 +164,8 @@ int vm_map_block(const struct vm_info *i, struct vm_block *b, char *why, size_t 
 
 	if (r < 0)
 		return vm_fail(why, len, r,
-		               "can't find memory backend %s in the mappings of QEMU (pid %d): %s",
+		               "can't find memory backend %s in the mappings of QEMU (pid %d): %s; "
+		               "is that its process on this host? CAP_SYS_PTRACE is needed",
 		               b->name, (int)i->pid, strerror(-r));
 	b->page_size = 4096;
 	b->dev = m.dev;

@@ -36,13 +36,17 @@ static int add_backend(struct vm_info *i, json_t *d, char *why, size_t len)
 		               "QEMU has a memory backend without a name; give it an id=");
 	if (strlen(id) >= sizeof(b->name))
 		return vm_fail(why, len, -ENAMETOOLONG,
-		               "the name of memory backend %.80s has more than %zu characters", id,
-		               sizeof(b->name) - 1);
+		               "the name of memory backend %.80s has more than %zu characters; "
+		               "give it a shorter id=",
+		               id, sizeof(b->name) - 1);
 	if (size <= 0 || size % 4096)
 		return vm_fail(why, len, -EINVAL,
-		               "the size of memory backend %s isn't a multiple of 4096", id);
+		               "the size of memory backend %s isn't a multiple of 4096; give it a "
+		               "size= that is",
+		               id);
 	if (i->nblocks == VM_BLOCKS_MAX)
-		return vm_fail(why, len, -E2BIG, "QEMU has more than %d memory backends",
+		return vm_fail(why, len, -E2BIG,
+		               "QEMU has more than %d memory backends; give it fewer, larger ones",
 		               VM_BLOCKS_MAX);
 	b = &i->block[i->nblocks++];
 	snprintf(b->name, sizeof(b->name), "%s", id);
@@ -64,7 +68,10 @@ static int list_backends(struct qmp *q, struct vm_info *i, char *why, size_t len
 	int r = qmp_command(q, "query-memdev", NULL, VM_TIMEOUT_MS, &devs);
 
 	if (r < 0)
-		return vm_fail(why, len, r, "QMP query-memdev: %s %s", strerror(-r), qmp_error(q));
+		return vm_fail(why, len, r,
+		               "QEMU doesn't list its memory backends (QMP query-memdev: %s %s); "
+		               "is it 7.2 or newer? Try again",
+		               strerror(-r), qmp_error(q));
 	json_array_foreach (devs, n, d) {
 		r = add_backend(i, d, why, len);
 		if (r < 0)
@@ -172,8 +179,9 @@ static int locate_block(struct qmp *q, const struct vm_info *i, const char *mtre
 		        b->name);
 	if (r < 0)
 		return vm_fail(why, len, r,
-		               "can't find out where QEMU maps memory backend %s: %s %s", b->name,
-		               strerror(-r), qmp_error(q));
+		               "can't find out where QEMU maps memory backend %s: %s %s; is it 7.2 "
+		               "or newer? Try again",
+		               b->name, strerror(-r), qmp_error(q));
 	return vm_map_block(i, b, why, len);
 }
 
@@ -183,17 +191,19 @@ static int locate_blocks(struct qmp *q, struct vm_info *i, char *why, size_t len
 	int r = qmp_hmp(q, "info mtree -f", VM_TIMEOUT_MS, &mtree);
 
 	if (r < 0)
-		return vm_fail(why, len, r, "HMP info mtree -f: %s %s", strerror(-r), qmp_error(q));
+		return vm_fail(why, len, r,
+		               "QEMU doesn't describe its memory (HMP info mtree -f: %s %s); is it "
+		               "7.2 or newer? Try again",
+		               strerror(-r), qmp_error(q));
 	for (unsigned n = 0; r == 0 && n < i->nblocks; n++)
 		r = locate_block(q, i, mtree, &i->block[n], why, len);
 	for (unsigned n = 1; r == 0 && n < i->nblocks; n++)
 		for (unsigned m = 0; m < n; m++)
 			if (i->block[n].hva == i->block[m].hva)
-				return vm_fail(
-				        why, len, -EBADMSG,
-				        "memory backends %s and %s seem to be mapped at the same "
-				        "address",
-				        i->block[m].name, i->block[n].name);
+				return vm_fail(why, len, -EBADMSG,
+				               "memory backends %s and %s seem to be mapped at the "
+				               "same address; use only one of them as RAM",
+				               i->block[m].name, i->block[n].name);
 	return r;
 }
 
@@ -215,7 +225,8 @@ int vm_inspect(struct qmp *q, struct vm_info *ret, char *why, size_t why_len)
 	if (r == 0)
 		r = vm_describe(q, &i, why, why_len);
 	if (r == 0 && mc_pid_start_time(i.pid) != i.start_time)
-		r = vm_fail(why, why_len, -ESRCH, "QEMU (pid %d) ended meanwhile", (int)i.pid);
+		r = vm_fail(why, why_len, -ESRCH, "QEMU (pid %d) ended meanwhile; start it again",
+		            (int)i.pid);
 	if (r < 0) {
 		vm_info_done(&i);
 		return r;

@@ -40,6 +40,9 @@ void qmp_connect_why(int error, const char *path, char *why, size_t len)
 		         path, strerror(-error));
 		break;
 	default:
-		snprintf(why, len, "can't connect to QMP socket %s: %s", path, strerror(-error));
+		snprintf(why, len,
+		         "can't connect to QMP socket %s: %s; is it QEMU's -qmp "
+		         "unix:...,server=on,wait=off?",
+		         path, strerror(-error));
 	}
 }

@@ -65,7 +65,8 @@ static int refuse_epoch(struct restore *r, uint64_t epoch, int error, const char
 {
 	bool told = refused_with_base(r, epoch);
 
-	mc_err("epoch %llu is refused: %s: %s", (unsigned long long)epoch, what, strerror(-error));
+	mc_err("epoch %llu is refused: %s: %s; the primary sends it again, in full",
+	       (unsigned long long)epoch, what, strerror(-error));
 	drop_assembly(r);
 	/* Announced first: a successor makes it so (commit_recover()), and the primary hears of it.
 	 */

@@ -133,7 +133,10 @@ void decoders_set(struct decoders *d, unsigned n)
 	while (d->n < n && e == 0)
 		e = add(d);
 	if (e < 0) {
-		mc_log_errno(e, "%u decoders instead of %u", d->n, n);
+		mc_log_errno(e,
+		             "%u decoders instead of %u work; free memory on this host, then mcctl "
+		             "workers",
+		             d->n, n);
 		/* Not tried again at every turn. */
 		atomic_store(&d->r->a->config->decoders, d->n);
 	}

@@ -200,7 +200,7 @@ int standby_go(struct restore *r, const void *state, size_t len)
 		e = fd < 0 ? fd : give_file(r, fd);
 	}
 	if (e < 0)
-		return mc_log_errno(e, "device state file");
+		return mc_log_errno(e, "can't keep the device state in a file for the standby");
 	(void)mc_fault(MC_FAULT_RESTORE_GIVEN);
 	e = qmp_send_raw(r->q, incoming_cmd, sizeof(incoming_cmd) - 1);
 	tell(r);
@@ -208,7 +208,9 @@ int standby_go(struct restore *r, const void *state, size_t len)
 		e = await_answer(r);
 	(void)mc_fault(MC_FAULT_RESTORE_LOADING);
 	if (e == -EREMOTEIO) {
-		mc_warn("the standby doesn't take the device state: %s", qmp_error(r->q));
+		mc_warn("the standby doesn't take the device state: %s; its stderr says more, "
+		        "compare it with mcctl standby-args on the primary",
+		        qmp_error(r->q));
 		/* Because a predecessor gave it already, perhaps. */
 		e = look(r);
 	}

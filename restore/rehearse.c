@@ -170,7 +170,8 @@ int rehearse_step(struct restore *r)
 	r->rehearsal.asked = want;
 	r->rehearsal.epoch = restore_committed(r);
 	if (restore_state(r) != MC_STATE_PROTECTED) {
-		publish(r, false, "nothing is committed that could be loaded");
+		publish(r, false,
+		        "nothing is committed that could be loaded; wait for the first copy");
 		return 1;
 	}
 	e = start(r);

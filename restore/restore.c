@@ -29,7 +29,8 @@ static int on_qmp(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 	(void)revents;
 	if (qmp_dispatch(r->q) < 0) {
 		(void)sd_event_source_set_enabled(s, SD_EVENT_OFF);
-		end_standby(r, MC_REASON_STANDBY_LOST, "the standby's QEMU ended");
+		end_standby(r, MC_REASON_STANDBY_LOST,
+		            "the standby's QEMU ended; start it again, it is taken up by itself");
 	} else if (r->resumed && !(atomic_load(&r->a->control->commit) & MC_COMMIT_TAKEN)) {
 		end_standby(r, MC_REASON_FOREIGN,
 		            "somebody else started the standby; start a new one and run mcctl "
@@ -57,7 +58,8 @@ static int commits(struct restore *r)
 
 	if (e != -EBADMSG)
 		return e;
-	mc_log_errno(e, "the ring from transport is damaged; nothing more is committed");
+	mc_log_errno(e, "the ring from transport is damaged; nothing more is committed; end the "
+	                "standby and start a new one");
 	r->ring_bad = true;
 	return 1;
 }

@@ -88,7 +88,10 @@ static int check_runstate(struct restore *r)
 	int e = qmp_command(r->q, "query-status", NULL, COMMAND_MS, &v);
 
 	if (e < 0)
-		return refuse(r, e, "QMP query-status: %s", strerror(-e));
+		return refuse(r, e,
+		              "the standby's QEMU doesn't answer (QMP query-status: %s); is it "
+		              "overloaded? Start it again",
+		              strerror(-e));
 	status = json_string_value(json_object_get(v, "status"));
 	r->resumed = json_is_true(json_object_get(v, "running"));
 	if (!took && (!status || strcmp(status, "inmigrate") != 0))
@@ -129,7 +132,9 @@ static int map_ram(struct restore *r)
 			        "guest");
 		r->ram_fd[i] = vm_open_block(&r->vm, i);
 		if (r->ram_fd[i] < 0)
-			return refuse(r, r->ram_fd[i], "can't open RAM block %s: %s",
+			return refuse(r, r->ram_fd[i],
+			              "can't open RAM block %s: %s; is the standby's file there, "
+			              "and may root read it?",
 			              r->vm.block[i].name, strerror(-r->ram_fd[i]));
 		if (lock_ram(r->ram_fd[i]) < 0)
 			return refuse(r, -EBUSY,
@@ -138,8 +143,10 @@ static int map_ram(struct restore *r)
 		p = mmap(NULL, r->vm.block[i].size, PROT_READ | PROT_WRITE, MAP_SHARED,
 		         r->ram_fd[i], 0);
 		if (p == MAP_FAILED)
-			return refuse(r, -errno, "can't map RAM block %s: %s", r->vm.block[i].name,
-			              strerror(errno));
+			return refuse(r, -errno,
+			              "can't map RAM block %s: %s; is its file as large as the "
+			              "guest's RAM?",
+			              r->vm.block[i].name, strerror(errno));
 		r->ram[i] = p;
 		r->block_size[i] = r->vm.block[i].size;
 	}
@@ -163,8 +170,11 @@ static int examine(struct restore *r)
 	if (e == -ESTALE)
 		return refuse(r, e,
 		              "the standby was restarted meanwhile; its RAM is empty and it can't "
-		              "take over");
-	return e < 0 ? refuse(r, e, "the list of RAM blocks is damaged") : 0;
+		              "take over; run mcctl standby again");
+	return e < 0 ? refuse(r, e,
+	                      "the list of RAM blocks in the shared memory is damaged; run mcctl "
+	                      "standby again")
+	             : 0;
 }
 
 static void publish(struct restore *r)
@@ -210,8 +220,9 @@ int standby_empty(struct restore *r)
 		int e = empty_block(r, i);
 
 		if (e < 0)
-			return refuse(r, e, "can't empty RAM block %s: %s", r->vm.block[i].name,
-			              strerror(-e));
+			return refuse(r, e, "can't empty RAM block %s: %s; put it on tmpfs (/dev/shm), "
+			              "hugetlbfs or in a memfd",
+			              r->vm.block[i].name, strerror(-e));
 	}
 	return 0;
 }
@@ -232,7 +243,9 @@ int standby_attach(struct restore *r)
 	if (e == 0 && !atomic_load(&c->standby_ready)) {
 		e = vm_firmware_fill(r->q, r->vm.pid);
 		if (e < 0)
-			return refuse(r, e, "can't give the standby its firmware: %s",
+			return refuse(r, e,
+			              "can't give the standby its firmware: %s; is it read-only, "
+			              "or in use?",
 			              strerror(-e));
 	}
 	if (e < 0)

@@ -137,7 +137,7 @@ static int begin_again(struct restore *r)
 	struct mc_control *c = r->a->control;
 	int e;
 
-	mc_warn("the first copy broke off; waits for a primary again");
+	mc_warn("the first copy broke off; waits for the primary, which begins it again");
 	commit_drop_all(r);
 	(void)mc_journal_abort_from(&r->a->journal, 1, -ECANCELED);
 	(void)mc_hash_drain(r->a->hashes); /* transport lets no primary in before we wait */

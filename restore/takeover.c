@@ -65,7 +65,8 @@ static int fail(struct restore *r, int e)
 {
 	mc_control_refuse(r->a->control,
 	                  "takeover failed: the standby can't load the device state (%s); see its "
-	                  "stderr",
+	                  "stderr; the guest's last committed state is still here, don't end this "
+	                  "QEMU before you know",
 	                  strerror(-e));
 	mc_err("%s", r->a->control->refusal);
 	(void)mc_state_move(r->a->control, MC_SIDE_BACKUP, MC_ROLE_RESTORE, MC_STATE_TAKING_OVER,
@@ -119,9 +120,10 @@ static int lost(struct restore *r)
 	    atomic_load(&c->link) == MC_LINK_UP) {
 		/* An operator's wish, while nothing is wrong: protection goes on. */
 		atomic_store(&c->want_takeover, 0);
-		mc_warn("the arbiter refuses the failover");
-		mc_worker_event(r->w, "arbiter", restore_committed(r),
-		                "the arbiter refuses the failover");
+		mc_warn("the arbiter refuses the failover: the guest belongs to the other host");
+		mc_worker_event(
+		        r->w, "arbiter", restore_committed(r),
+		        "the arbiter refuses the failover: the guest belongs to the other host");
 		return 1;
 	}
 	end_standby(r, MC_REASON_ARBITER,

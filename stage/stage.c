@@ -173,8 +173,10 @@ static int reject(struct stage *s, mc_handle raw, uint64_t epoch, int error)
 	       strerror(-error),
 	       epoch ? "the epoch is aborted and taken again" : "protect the guest again");
 	if (!epoch) {
-		mc_control_refuse(s->a->control, "a slab of the first copy can't be encoded: %s",
-		                  strerror(-error));
+		mc_control_refuse(
+		        s->a->control,
+		        "a slab of the first copy can't be encoded: %s; protect the guest again",
+		        strerror(-error));
 		(void)mc_state_move(s->a->control, MC_SIDE_PRIMARY, s->w->role, MC_STATE_SYNCING,
 		                    MC_STATE_STOPPED, MC_REASON_ERROR);
 	}

@@ -61,7 +61,10 @@ int abi_check(const struct manager *m, enum mc_role role, char *why, size_t why_
 	if (abi == MC_ABI_VERSION)
 		return 0;
 	if (abi < 0) {
-		snprintf(why, why_len, "%s doesn't tell its version", path);
+		snprintf(why, why_len,
+		         "%s doesn't tell its version; is it installed whole? Install the package "
+		         "again",
+		         path);
 		return -EPERM;
 	}
 	text[strcspn(text, "\n")] = '\0';

@@ -99,7 +99,10 @@ static void go_on(struct question *q)
 	int r;
 
 	if (q->guest[0] && !g)
-		r = bus_error(&e, -ENOENT, "guest %s is gone meanwhile", q->guest);
+		r = bus_error(&e, -ENOENT,
+		              "guest %s is gone meanwhile (its protection ended); mcctl status "
+		              "lists those that are there",
+		              q->guest);
 	else
 		r = q->fn(q->msg, userdata_of(q->m, g, q->role), &e);
 	if (r < 0)
@@ -115,7 +118,8 @@ static int on_answer(sd_bus_message *reply, void *userdata, sd_bus_error *unused
 
 	(void)unused;
 	if (sd_bus_message_is_method_error(reply, NULL))
-		mc_warn("polkit gives no answer: %s; only root may use the service until it runs",
+		mc_warn("polkit gives no answer: %s; only root may use the service until it runs "
+		        "(systemctl status polkit)",
 		        sd_bus_message_get_error(reply)->message);
 	else if (sd_bus_message_enter_container(reply, 'r', "bba{ss}") >= 0)
 		(void)sd_bus_message_read(reply, "bb", &yes, &challenge);
@@ -192,7 +196,8 @@ int access_call(struct manager *m, struct guest *g, enum mc_role role, enum acce
 	if (r < 0) {
 		sd_bus_message_unref(q->msg);
 		free(q);
-		return bus_error(e, -EACCES, "polkit can't be asked: %s; ask as root",
+		return bus_error(e, -EACCES,
+		                 "polkit can't be asked: %s; ask as root or start polkit",
 		                 strerror(-r));
 	}
 	m->questions++;

@@ -59,7 +59,9 @@ static void tried(struct manager *m, struct request *rq, int r, const char *text
 	struct guest *g = manager_find(m, rq->cfg.guest);
 
 	if (!g) {
-		mc_warn("guest %s: isn't begun again: %s", rq->cfg.guest, text);
+		mc_warn("guest %s: isn't begun again: %s; mcctl protect or mcctl standby begins it "
+		        "by hand",
+		        rq->cfg.guest, text);
 		return;
 	}
 	if (r >= 0)

@@ -52,7 +52,8 @@ static void remember(struct guest_conf *c, const char *text)
 	if (strcmp(c->why, text) == 0)
 		return;
 	snprintf(c->why, sizeof(c->why), "%s", text);
-	mc_warn("guest %s: its configuration can't be followed yet: %s", c->rq.cfg.guest, text);
+	mc_warn("guest %s: its configuration can't be followed yet: %s; it is tried again",
+	        c->rq.cfg.guest, text);
 }
 
 static void tried(struct manager *m, struct request *rq, int r, const char *text)
@@ -141,7 +142,9 @@ int boot_start(struct manager *m)
 	n = conf_read_dir(m->conf_dir, &m->confs, log_mistake, NULL);
 
 	if (n < 0)
-		mc_log_errno(n, "can't read %s; no guest is protected by configuration",
+		mc_log_errno(n,
+		             "can't read %s; no guest is protected by configuration (mend it, then "
+		             "mcctl reload)",
 		             m->conf_dir);
 	else if (n)
 		mc_err("%d files of %s have mistakes and are left out; mend them, then mcctl "
@@ -236,8 +239,9 @@ int boot_reload(struct manager *m, char *buf, size_t len)
 	n = conf_read_dir(m->conf_dir, &list, collect, &t);
 	if (n != 0) {
 		if (n < 0)
-			add(&t, "can't read %s: %s\n", m->conf_dir, strerror(-n));
-		add(&t, "nothing was changed");
+			add(&t, "can't read %s: %s; does it exist, as a directory?\n", m->conf_dir,
+			    strerror(-n));
+		add(&t, "nothing was changed; mend these, then mcctl reload");
 		conf_free(list);
 		return -EINVAL;
 	}

@@ -35,15 +35,20 @@ static int only_primary(struct guest *g, sd_bus_error *e)
 
 	if (g->side == MC_SIDE_PRIMARY && (s == MC_STATE_PROTECTED || s == MC_STATE_SYNCING))
 		return 0;
-	return bus_error(e, -EPERM, "guest %s is %s (%s): that is for a protected primary", g->name,
-	                 mc_state_name(s), g->side == MC_SIDE_PRIMARY ? "primary" : "backup");
+	return bus_error(e, -EPERM,
+	                 "guest %s is %s (%s): that is for a protected primary; mcctl events %s "
+	                 "says how it came to this",
+	                 g->name, mc_state_name(s),
+	                 g->side == MC_SIDE_PRIMARY ? "primary" : "backup", g->name);
 }
 
 static int on_checkpoint_limit(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	(void)s;
 	(void)usec;
-	watch_finish_checkpoint(userdata, -ETIMEDOUT, "no epoch was committed within 10 s");
+	watch_finish_checkpoint(userdata, -ETIMEDOUT,
+	                        "no epoch was committed within 10 s; mcctl status and mcctl events "
+	                        "say what is in its way");
 	return 0;
 }
 
@@ -52,11 +57,15 @@ static int method_checkpoint(sd_bus_message *msg, void *userdata, sd_bus_error *
 	struct guest *g = userdata;
 
 	if (guest_state(g) != MC_STATE_PROTECTED || g->side != MC_SIDE_PRIMARY)
-		return bus_error(e, -EPERM, "guest %s is %s: only a protected primary takes epochs",
-		                 g->name, mc_state_name(guest_state(g)));
+		return bus_error(e, -EPERM,
+		                 "guest %s is %s: only a protected primary takes epochs; wait for "
+		                 "PROTECTED, or mcctl events %s",
+		                 g->name, mc_state_name(guest_state(g)), g->name);
 	if (g->checkpoint)
-		return bus_error(e, -EBUSY, "guest %s: a checkpoint is being waited for already",
-		                 g->name);
+		return bus_error(
+		        e, -EBUSY,
+		        "guest %s: a checkpoint is being waited for already; wait for its answer",
+		        g->name);
 	g->checkpoint = sd_bus_message_ref(msg);
 	g->checkpoint_after = atomic_load(&g->arena.journal.shm->last_begun) + 1;
 	(void)sd_event_add_time_relative(g->m->event, &g->checkpoint_limit, CLOCK_MONOTONIC,
@@ -77,12 +86,11 @@ static int method_failover(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (planned)
 		return switchover_begin(g, msg, e);
 	if (g->side != MC_SIDE_BACKUP || guest_state(g) != MC_STATE_PROTECTED)
-		return bus_error(
-		        e, -EPERM,
-		        "guest %s is %s (%s): failover is for a backup that holds a committed "
-		        "epoch",
-		        g->name, mc_state_name(guest_state(g)),
-		        g->side == MC_SIDE_PRIMARY ? "primary" : "backup");
+		return bus_error(e, -EPERM,
+		                 "guest %s is %s (%s): failover is for a backup that holds a "
+		                 "committed epoch; on a primary it is mcctl failover %s --planned",
+		                 g->name, mc_state_name(guest_state(g)),
+		                 g->side == MC_SIDE_PRIMARY ? "primary" : "backup", g->name);
 	bus_caller(msg, who, sizeof(who));
 	event_write_by(g, "failover", who, bus_guest_committed_epoch(g),
 	               "an operator lets the standby take over");
@@ -144,7 +152,9 @@ static int method_resolve(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 		                 "guest goes on) or demote (it stays stopped)",
 		                 how);
 	if (g->side != MC_SIDE_PRIMARY)
-		return bus_error(e, -EPERM, "guest %s: resolve is for the primary that is HELD",
+		return bus_error(e, -EPERM,
+		                 "guest %s: resolve is for the primary that is HELD; this is its "
+		                 "backup, where failover is the word",
 		                 g->name);
 	if (promote && guest_overloaded(g) &&
 	    atomic_load(&g->arena.control->lease_until) > mc_now_ns())
@@ -159,7 +169,9 @@ static int method_resolve(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (r < 0) {
 		if (!promote && guest_state(g) != MC_STATE_STOPPED)
 			atomic_store(&g->arena.control->peer_taken, 0);
-		return bus_error(e, -EPERM, "guest %s is %s, not HELD: there is nothing to resolve",
+		return bus_error(e, -EPERM,
+		                 "guest %s is %s, not HELD: there is nothing to resolve (mcctl "
+		                 "status shows who waits for a decision)",
 		                 g->name, mc_state_name(guest_state(g)));
 	}
 	bus_caller(msg, who, sizeof(who));

@@ -132,7 +132,9 @@ static int read_option(sd_bus_message *m, struct request *rq, const char *key, b
 		if (count_option(n, e) < 0)
 			return -EINVAL;
 		if (contents[1] || read_value(m, contents[0], value, sizeof(value)) < 0)
-			return bus_error(e, -EINVAL, "%.100s: a value of type '%s' isn't allowed",
+			return bus_error(e, -EINVAL,
+			                 "%.100s: a value of type '%s' isn't allowed; give a "
+			                 "string, a number, a boolean or a list of strings",
 			                 key, contents);
 		r = option_set(rq, key, value, running, why, sizeof(why));
 		if (r < 0)
@@ -246,7 +248,7 @@ static int method_standby_args(sd_bus_message *msg, void *userdata, sd_bus_error
 	strcpy(rq->cfg.guest, "-");
 	r = bus_read_options(msg, rq, false, e);
 	if (r >= 0 && !rq->cfg.qmp[0])
-		r = bus_error(e, -EINVAL, "qmp is missing: the path of QEMU's monitor socket");
+		r = bus_error(e, -EINVAL, "qmp is missing: give the path of QEMU's monitor socket");
 	if (r >= 0) {
 		rq->message = sd_bus_message_ref(msg);
 		r = start_examine(userdata, rq, true, why, sizeof(why));
@@ -304,7 +306,10 @@ static int unprotect_primary(struct guest *g, sd_bus_message *msg, sd_bus_error 
 		        "dead) or demote",
 		        g->name, g->name);
 	if (g->unprotect)
-		return bus_error(e, -EBUSY, "guest %s: is being unprotected already", g->name);
+		return bus_error(e, -EBUSY,
+		                 "guest %s: is being unprotected already; wait for its end, mcctl "
+		                 "status shows it",
+		                 g->name);
 	g->unprotect = sd_bus_message_ref(msg);
 	(void)sd_event_add_time_relative(g->m->event, &g->unprotect_limit, CLOCK_MONOTONIC,
 	                                 UNPROTECT_US, 0, on_unprotect_limit, g);
@@ -393,7 +398,10 @@ static int method_events(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (mc_guest_name_check(name) == 0)
 		text = event_read(userdata, name);
 	if (!text)
-		return bus_error(e, -ENOENT, "there is no history of a guest %s here", name);
+		return bus_error(e, -ENOENT,
+		                 "there is no history of a guest %s here; is the name right, and "
+		                 "the host? (mcctl status lists guests)",
+		                 name);
 	return sd_bus_reply_method_return(msg, "s", text);
 }
 
@@ -498,7 +506,7 @@ int bus_start(struct manager *m)
 		r = access_start(m);
 	if (r >= 0)
 		r = sd_bus_attach_event(m->bus, m->event, SD_EVENT_PRIORITY_NORMAL);
-	return r < 0 ? mc_log_errno(r, "D-Bus set-up") : 0;
+	return r < 0 ? mc_log_errno(r, "can't set up the D-Bus objects") : 0;
 }
 
 int bus_announce(struct manager *m)

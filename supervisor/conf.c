@@ -159,11 +159,12 @@ static int read_all(struct reader *r, char **ret)
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		int e = -errno;
 
-		mistake(r, 0, "can't be read: %s", strerror(-e));
+		mistake(r, 0, "can't be read: %s; mend its owner and mode", strerror(-e));
 		return e;
 	}
 	if (!S_ISREG(st.st_mode) || st.st_size > CONF_SIZE_MAX) {
-		mistake(r, 0, "isn't a file of at most %d bytes", CONF_SIZE_MAX);
+		mistake(r, 0, "isn't a file of at most %d bytes; only guests' files belong here",
+		        CONF_SIZE_MAX);
 		return -EINVAL;
 	}
 	buf = malloc(CONF_SIZE_MAX + 1);
@@ -171,7 +172,9 @@ static int read_all(struct reader *r, char **ret)
 		return -ENOMEM;
 	n = read(fd, buf, CONF_SIZE_MAX);
 	if (n < 0 || memchr(buf, 0, (size_t)n)) {
-		mistake(r, 0, n < 0 ? "can't be read" : "isn't a text file");
+		mistake(r, 0,
+		        n < 0 ? "can't be read"
+		              : "isn't a text file; only KEY = VALUE lines belong here");
 		free(buf);
 		return -EINVAL;
 	}
@@ -246,7 +249,8 @@ int conf_read_dir(const char *dir, struct guest_conf **ret, conf_bad_fn bad, voi
 
 		snprintf(path, sizeof(path), "%s/%s", dir, names[i]->d_name);
 		if (i >= CONF_FILES_MAX) {
-			bad(ctx, "there are more than 256 files in it; a supervisor takes 256");
+			bad(ctx, "there are more than 256 files in it, and a supervisor takes 256 "
+			         "guests; move some to another host");
 			mistakes++;
 			break;
 		}

@@ -143,15 +143,18 @@ static int on_register(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (r >= 0)
 		r = read_bells(msg, bells);
 	if (r < 0)
-		return bus_error(e, -EINVAL, "bad registration");
+		return bus_error(e, -EINVAL,
+		                 "bad registration: the process is of another version; mcctl "
+		                 "restart replaces it");
 	if (mc_role_parse(role_name, index, &role) < 0 || role == MC_ROLE_SUPERVISOR ||
 	    check_identity(bus, m->uid, (pid_t)pid, start) < 0)
-		return bus_error(e, -EPERM, "not a worker of ours");
+		return bus_error(e, -EPERM, "not a process of this supervisor's guests");
 	g = manager_find(m, name);
 	if (!g)
 		g = adopt(m, name, arena, bells);
 	if (!g || child_adopt(&g->child[role], (pid_t)pid, bus) < 0)
-		return bus_error(e, -EBUSY, "no such place is free");
+		return bus_error(e, -EBUSY,
+		                 "its place is taken by another process, or its guest isn't here");
 	(void)mc_fault(MC_FAULT_SUPERVISOR_REGISTERED);
 	r = sd_bus_reply_method_return(msg, NULL);
 	watch_look(g);
@@ -236,7 +239,10 @@ int control_start(struct manager *m)
 
 	if (snprintf(a.sun_path, sizeof(a.sun_path), "%s/control", m->runtime_dir) >=
 	    (int)sizeof(a.sun_path))
-		return mc_log_errno(-ENAMETOOLONG, "--runtime-dir %s", m->runtime_dir);
+		return mc_log_errno(
+		        -ENAMETOOLONG,
+		        "--runtime-dir %s is too long for a socket in it; name a shorter one",
+		        m->runtime_dir);
 	m->control_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (m->control_fd < 0)
 		return mc_log_errno(-errno, "socket");
@@ -245,7 +251,8 @@ int control_start(struct manager *m)
 	    (m->uid != (uid_t)-1 && chown(a.sun_path, 0, m->gid) < 0) ||
 	    chmod(a.sun_path, m->uid != (uid_t)-1 ? 0660 : 0600) < 0 ||
 	    listen(m->control_fd, 64) < 0)
-		return mc_log_errno(-errno, "can't listen on %s", a.sun_path);
+		return mc_log_errno(-errno, "can't listen on %s for the guests' processes",
+		                    a.sun_path);
 	r = sd_event_add_io(m->event, &m->control_source, m->control_fd, EPOLLIN, on_accept, m);
 	return r < 0 ? mc_log_errno(r, "event source") : 0;
 }

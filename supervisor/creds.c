@@ -13,7 +13,8 @@
 
 static int fail(char *why, size_t len, const char *path, int r, const char *text)
 {
-	snprintf(why, len, "%.200s: %s", path, text ? text : strerror(-r));
+	snprintf(why, len, "%.200s: %s%s", path, text ? text : strerror(-r),
+	         text ? "" : "; look at its name, owner and mode");
 	return r;
 }
 
@@ -28,7 +29,8 @@ static int read_part(const char *path, bool secret, struct mc_creds *c, enum mc_
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return fail(why, len, path, -errno, NULL);
 	if (!S_ISREG(st.st_mode) || !st.st_size || st.st_size > (off_t)MC_CREDS_PART_MAX)
-		return fail(why, len, path, -EINVAL, "is empty, too large, or no file");
+		return fail(why, len, path, -EINVAL,
+		            "is empty, too large, or no file; make it anew (README.md says how)");
 	if (secret && st.st_mode & S_IRWXO)
 		return fail(why, len, path, -EPERM,
 		            "is a secret that everybody on this host can read; chmod o= it");
@@ -78,7 +80,10 @@ int creds_open(const struct mc_config *cfg, enum mc_side side, char *why, size_t
 	if (r == 0) {
 		r = mc_creds_pack(&c);
 		if (r < 0)
-			snprintf(why, len, "credentials: %s", strerror(-r));
+			snprintf(why, len,
+			         "can't keep the credentials in memory: %s; free memory on this "
+			         "host",
+			         strerror(-r));
 	}
 	mc_creds_done(&c);
 	return r;

@@ -40,7 +40,9 @@ static void append(struct guest *g, const char *line)
 		fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	}
 	if (fd < 0 || write(fd, line, strlen(line)) < 0)
-		mc_warn("guest %s: can't write its history %s: %s", g->name, path, strerror(errno));
+		mc_warn("guest %s: can't write its history %s: %s; look at that folder's space and "
+		        "rights",
+		        g->name, path, strerror(errno));
 }
 
 /* What an operator must act on, or look for later: ids of the journal's catalog. */

@@ -92,7 +92,9 @@ static void tell(struct guest *g, const char *text, size_t len)
 
 	if (!json_is_array(bad))
 		event_write(g, "gate-kept", 0,
-		            "its gate in the kernel can't be removed: mc-netgate --clear failed");
+		            "its gate in the kernel can't be removed: mc-netgate --clear failed "
+		            "(journalctl says why); by hand: tc qdisc del dev TAP clsact, ip link "
+		            "del IFB");
 	else if (!json_array_size(bad))
 		event_write(
 		        g, "gate-cleared", 0,

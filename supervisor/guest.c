@@ -302,10 +302,11 @@ void guest_remove(struct guest *g)
 {
 	g->dying = true;
 	again_stop(g);
-	watch_finish_checkpoint(g, -ECANCELED, "the protection ended");
+	watch_finish_checkpoint(g, -ECANCELED, "the protection ended; mcctl events says why");
 	watch_finish_unprotect(g, 0, NULL);
-	switchover_finish(g, -ECANCELED, "the protection ended");
-	rehearse_finish(g, -ECANCELED, "the standby is removed");
+	switchover_finish(g, -ECANCELED, "the protection ended; mcctl events says why");
+	rehearse_finish(g, -ECANCELED,
+	                "the standby is removed; set it up again with mcctl standby");
 	/* The gate last: as long as it lives the guest's network is as the state says. */
 	for (int i = MC_ROLE_MAX - 1; i > 0; i--)
 		if (i != MC_ROLE_NETGATE)

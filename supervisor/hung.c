@@ -67,13 +67,14 @@ static uint64_t limit_of(const struct child *c)
 
 static void kill_hung(struct child *c, uint64_t still)
 {
-	mc_warn("guest %s: mc-%s %u (pid %d) shows no sign of life for %llu ms: killed", c->g->name,
-	        mc_role_name(c->role), mc_role_index(c->role), (int)c->pid,
+	mc_warn("guest %s: mc-%s %u (pid %d) shows no sign of life for %llu ms: it is killed and "
+	        "started again; is this host overloaded?",
+	        c->g->name, mc_role_name(c->role), mc_role_index(c->role), (int)c->pid,
 	        (unsigned long long)(still / MC_NS_PER_MS));
 	c->hung = true;
 	if (syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0) < 0)
-		mc_warn("guest %s: can't kill pid %d: %s", c->g->name, (int)c->pid,
-		        strerror(errno));
+		mc_warn("guest %s: can't kill its process %d, which hangs: %s; kill it by hand",
+		        c->g->name, (int)c->pid, strerror(errno));
 }
 
 static void look_at(struct child *c, uint64_t now, bool late)

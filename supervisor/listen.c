@@ -60,7 +60,8 @@ static void refuse(struct connection *c, const struct mc_wire_header *h, const c
 	out.checksum = mc_wire_checksum(&out, buf + MC_WIRE_HEADER, n, NULL, 0);
 	memcpy(buf, &out, sizeof(out));
 	(void)send(c->fd, buf, MC_WIRE_HEADER + n, MSG_DONTWAIT | MSG_NOSIGNAL);
-	mc_warn("a connection is refused: %s", text);
+	mc_warn("a connection to the replication port is refused: %s; other connections go on",
+	        text);
 	/* What the peer sent is still unread: closing now could destroy our answer on its way. */
 	shutdown(c->fd, SHUT_WR);
 	while (recv(c->fd, buf, sizeof(buf), MSG_DONTWAIT) > 0)
@@ -73,7 +74,7 @@ static int on_passed(sd_bus_message *m, void *userdata, sd_bus_error *e)
 	(void)userdata;
 	(void)e;
 	if (sd_bus_message_is_method_error(m, NULL))
-		mc_warn("a transport didn't take its connection: %s",
+		mc_warn("a transport didn't take its connection: %s; the primary tries again",
 		        sd_bus_message_get_error(m)->message);
 	return 0;
 }
@@ -118,7 +119,10 @@ static bool begins_with_hello(struct connection *c, const struct mc_wire_header 
 	if (r == 0 &&
 	    (h->type == MC_MSG_HELLO || h->type == MC_MSG_TLS || h->type == MC_MSG_RDMA_ASK))
 		return true;
-	mc_warn("a connection is closed: %s", r < 0 ? why : "it begins with neither HELLO nor TLS");
+	mc_warn("a connection is closed: %s",
+	        r < 0 ? why
+	              : "it begins with neither HELLO nor TLS, so it is no primary of this "
+	                "version; what connects there?");
 	drop(c);
 	return false;
 }
@@ -149,7 +153,7 @@ static int on_input(sd_event_source *s, int fd, uint32_t revents, void *userdata
 		return 0;
 	memcpy(name, buf + MC_WIRE_HEADER, sizeof(name));
 	if (!mc_terminated(name, sizeof(name)) || mc_guest_name_check(name) < 0) {
-		refuse(c, &h, "HELLO without a guest's name");
+		refuse(c, &h, "HELLO without a guest's name: the primary is of another version");
 		return 0;
 	}
 	hand_over(c, &h, name);
@@ -243,7 +247,10 @@ int listen_start(struct manager *m)
 	if (m->listen_fd < 0)
 		m->listen_fd = open_port(m->listen);
 	if (m->listen_fd == -EINVAL)
-		return mc_log_errno(-EINVAL, "--listen %s isn't ADDRESS:PORT", m->listen);
+		return mc_log_errno(
+		        -EINVAL,
+		        "--listen %s isn't ADDRESS:PORT; write 192.0.2.1:7911 or [::]:7911",
+		        m->listen);
 	if (m->listen_fd < 0)
 		return mc_log_errno(m->listen_fd,
 		                    "can't listen on %s (another supervisor there? then "

@@ -47,7 +47,8 @@ static void find_user(struct manager *m)
 static int make_dir(const char *path, mode_t mode)
 {
 	if (mkdir(path, mode) < 0 && errno != EEXIST)
-		return mc_log_errno(-errno, "can't make directory %s", path);
+		return mc_log_errno(
+		        -errno, "can't make directory %s; make it by hand, or name another", path);
 	return 0;
 }
 

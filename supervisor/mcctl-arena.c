@@ -338,7 +338,9 @@ static int find(const char *name, char *path, size_t len)
 	int r;
 
 	if (mc_guest_name_check(name) < 0) {
-		fprintf(stderr, "mcctl: '%.63s' isn't the name of a guest\n", name);
+		fprintf(stderr,
+		        "mcctl: '%.63s' isn't the name of a guest; mcctl status lists them\n",
+		        name);
 		return -EINVAL;
 	}
 	snprintf(pattern, sizeof(pattern),
@@ -372,7 +374,8 @@ static int open_arena(struct mc_arena *a, const char *path)
 
 	if (r < 0)
 		fprintf(stderr, "mcctl: %s: %s\n", path,
-		        r == -EBADMSG           ? "not an arena, or its head is damaged"
+		        r == -EBADMSG ? "not an arena, or its head is damaged; a guest's is "
+		                        "/dev/shm/microcheckpoint-*-NAME"
 		        : r == -EPROTONOSUPPORT ? "an arena of another version; use its mcctl"
 		                                : strerror(-r));
 	if (r < 0) {

@@ -48,7 +48,8 @@ static enum verdict judge(json_t *g, char *text, size_t len)
 			snprintf(text, len, "%s (%s) %s", name, state, states[i].what);
 		return states[i].verdict;
 	}
-	snprintf(text, len, "%s is in a state that this mcctl doesn't know", name ? name : "?");
+	snprintf(text, len, "%s is in a state that this mcctl doesn't know; update it",
+	         name ? name : "?");
 	return UNKNOWN;
 }
 

@@ -108,7 +108,8 @@ int cmd_set(struct ctl *c, int argc, char **argv)
 		char *eq = strchr(argv[i], '=');
 
 		if (!eq) {
-			fprintf(stderr, "mcctl: '%s' isn't KEY=VALUE\n", argv[i]);
+			fprintf(stderr, "mcctl: '%s' isn't KEY=VALUE; for example interval=25\n",
+			        argv[i]);
 			sd_bus_message_unref(m);
 			return 2;
 		}

@@ -387,7 +387,10 @@ int option_set(struct request *rq, const char *key, const char *value, bool runn
 		if (strcmp(d->key, key) != 0)
 			continue;
 		if (running && !d->running) {
-			snprintf(why, why_len, "%s can't change while the guest is protected", key);
+			snprintf(why, why_len,
+			         "%s can't change while the guest is protected; mcctl unprotect, "
+			         "then protect it with the new value",
+			         key);
 			return -EPERM;
 		}
 		if (d->set(rq, d, value) == 0)

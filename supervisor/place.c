@@ -47,8 +47,8 @@ int place_check(const struct mc_config *c, char *why, size_t why_len)
 	if (c->cpus[0]) {
 		if (parse_cpus(c->cpus, &set) < 0 ||
 		    sched_getaffinity(0, sizeof(have), &have) < 0) {
-			snprintf(why, why_len, "cpus: '%.64s' isn't a list of CPUs such as 2-3,8",
-			         c->cpus);
+			snprintf(why, why_len,
+			         "cpus: '%.64s' isn't a list of CPUs; write it as 2-3,8", c->cpus);
 			return -EINVAL;
 		}
 		CPU_AND(&have, &have, &set);

@@ -40,7 +40,9 @@ static int on_limit(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	(void)s;
 	(void)usec;
-	rehearse_finish(userdata, -ETIMEDOUT, "the rehearsal gave no result within 25 s");
+	rehearse_finish(userdata, -ETIMEDOUT,
+	                "the rehearsal gave no result within 25 s; is this host short of memory or "
+	                "CPU? Try again when it is quiet");
 	return 0;
 }
 
@@ -61,7 +63,7 @@ int rehearse_begin(struct guest *g, sd_bus_message *msg, sd_bus_error *e)
 	if (g->side != MC_SIDE_BACKUP || s != MC_STATE_PROTECTED)
 		return bus_error(e, -EPERM,
 		                 "guest %s is %s (%s): a rehearsal is for a backup that holds a "
-		                 "committed epoch",
+		                 "committed epoch; call it there, once it is PROTECTED",
 		                 g->name, mc_state_name(s),
 		                 g->side == MC_SIDE_PRIMARY ? "primary" : "backup");
 	if (g->rehearsal)

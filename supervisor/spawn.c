@@ -90,7 +90,8 @@ static void become(const struct child *c, int arena, const int *bells, int creds
 		_exit(126);
 	}
 	execv(path, (char **)argv);
-	fprintf(stderr, "mc-supervisor: can't run %s: %s\n", path, strerror(errno));
+	fprintf(stderr, "mc-supervisor: can't run %s: %s; is the package installed whole?\n", path,
+	        strerror(errno));
 	_exit(127);
 }
 
@@ -137,7 +138,8 @@ int child_spawn(struct child *c)
 	(void)bus_stage_add(c);
 	r = watch_pid(c);
 	if (r < 0)
-		mc_log_errno(r, "guest %s: can't watch mc-%s", c->g->name, mc_role_name(c->role));
+		mc_log_errno(r, "guest %s: can't watch mc-%s, which runs all the same", c->g->name,
+		             mc_role_name(c->role));
 	return r;
 }
 

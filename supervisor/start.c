@@ -84,7 +84,10 @@ static void launch(struct manager *m, struct request *rq)
 	int r = 0;
 
 	if (rq->again && !again_wanted(old)) {
-		snprintf(why, sizeof(why), "guest %s: somebody decided otherwise", rq->cfg.guest);
+		snprintf(why, sizeof(why),
+		         "guest %s: somebody decided otherwise meanwhile; mcctl status shows what "
+		         "it is now",
+		         rq->cfg.guest);
 		r = -ECANCELED;
 	} else if (old && !guest_replaceable(old)) {
 		snprintf(why, sizeof(why),
@@ -132,7 +135,9 @@ static void examine_gate(struct manager *m, struct request *rq)
 	}
 	r = inspect_run(m, rq, INSPECT_GATE, gate_inspected);
 	if (r < 0)
-		finish(m, rq, r, "can't examine its network interfaces");
+		finish(m, rq, r,
+		       "can't start a process that examines its network interfaces; free memory on "
+		       "this host, then try again");
 }
 
 static void inspected(struct manager *m, struct request *rq, bool primary, const char *text)
@@ -155,7 +160,7 @@ static void inspected(struct manager *m, struct request *rq, bool primary, const
 		join_refusals(bad, rq->cfg.guest, why, sizeof(why));
 		finish(m, rq, -EPERM, why);
 	} else if (!rq->standby_args) {
-		finish(m, rq, -ENOMEM, "out of memory");
+		finish(m, rq, -ENOMEM, "out of memory; free some on this host, then try again");
 	} else {
 		fill_qemu_paths(rq, json_object_get(j, "dgram"));
 		add_taps(rq, json_object_get(j, "taps"));
@@ -219,13 +224,17 @@ int start_check(struct manager *m, const struct request *rq, bool primary, char 
 		return -EEXIST;
 	}
 	if (!old && m->nguests >= GUESTS_MAX) {
-		snprintf(why, why_len, "guest %s: this supervisor has %d guests already",
+		snprintf(why, why_len,
+		         "guest %s: this supervisor has %d guests already; unprotect one that has "
+		         "ended, or use another host",
 		         rq->cfg.guest, GUESTS_MAX);
 		return -ENOSPC;
 	}
 	if (twin) {
-		snprintf(why, why_len, "QEMU %s is protected already, as guest %s", rq->cfg.qmp,
-		         twin->name);
+		snprintf(why, why_len,
+		         "QEMU %s is protected already, as guest %s; unprotect that one first, or "
+		         "use that name",
+		         rq->cfg.qmp, twin->name);
 		return -EEXIST;
 	}
 	return 0;

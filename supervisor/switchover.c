@@ -25,8 +25,8 @@ static int on_switchover_limit(sd_event_source *s, uint64_t usec, void *userdata
 	        guest_state(g) == MC_STATE_HELD
 	                ? "the backup was told to go on, but hasn't confirmed it; the guest stays "
 	                  "stopped here: look at the backup, then mcctl resolve"
-	                : "the switchover took longer than 10 s and is called off; protection "
-	                  "goes on");
+	                : "the switchover took longer than 10 s and is called off; protection goes "
+	                  "on, mcctl events says how far it came");
 	return 0;
 }
 
@@ -36,13 +36,17 @@ int switchover_begin(struct guest *g, sd_bus_message *msg, sd_bus_error *e)
 
 	if (g->side != MC_SIDE_PRIMARY || guest_state(g) != MC_STATE_PROTECTED ||
 	    atomic_load(&c->link) != MC_LINK_UP)
-		return bus_error(e, -EPERM,
-		                 "guest %s is %s (%s): a planned switchover is for a protected "
-		                 "primary whose backup can be reached",
-		                 g->name, mc_state_name(guest_state(g)),
-		                 g->side == MC_SIDE_PRIMARY ? "primary" : "backup");
+		return bus_error(
+		        e, -EPERM,
+		        "guest %s is %s (%s): a planned switchover is for a protected primary "
+		        "whose backup can be reached; wait for PROTECTED, or look at the link",
+		        g->name, mc_state_name(guest_state(g)),
+		        g->side == MC_SIDE_PRIMARY ? "primary" : "backup");
 	if (atomic_load(&c->want_end))
-		return bus_error(e, -EBUSY, "guest %s: its protection is ending already", g->name);
+		return bus_error(e, -EBUSY,
+		                 "guest %s: its protection is ending already; wait for its end, "
+		                 "mcctl status shows it",
+		                 g->name);
 	if (atomic_load(&c->want_hold))
 		return bus_error(e, -EPERM, "guest %s: its epochs are held; mcctl resume %s first",
 		                 g->name, g->name);

@@ -79,8 +79,9 @@ static void settle(struct guest *g, enum mc_state s)
 	watch_finish_unprotect(g, 0, NULL);
 	switchover_finish(g, -ECANCELED, "the protection ended otherwise; see mcctl events");
 	rehearse_look(g);
-	rehearse_finish(g, -ECANCELED, "the standby is needed, or has ended");
-	watch_finish_checkpoint(g, -ECANCELED, "the protection ended");
+	rehearse_finish(g, -ECANCELED,
+	                "the standby is needed, or has ended; mcctl events says which");
+	watch_finish_checkpoint(g, -ECANCELED, "the protection ended; mcctl events says why");
 }
 
 /* Terms that came with a peer, or with a takeover, are kept across restarts. */
@@ -107,7 +108,9 @@ static void keep_terms(struct guest *g, enum mc_state s)
 		return;
 	}
 	if (r < 0)
-		event_write(g, "error", 0, "its term can't be written under %s: %s",
+		event_write(g, "error", 0,
+		            "its term can't be written under %s: %s; look at that folder's space "
+		            "and rights",
 		            g->m->state_dir, strerror(-r));
 }
 

@@ -94,7 +94,10 @@ int workers_set(struct guest *g, const char *stage, uint32_t n, sd_bus_error *e)
 		                                                   : "backup that waits");
 	r = stages[i].set(g, n);
 	if (r < 0)
-		return bus_error(e, r, "guest %s: %s", g->name, strerror(-r));
+		return bus_error(e, r,
+		                 "guest %s: the number of %s can't be changed: %s; try again, or "
+		                 "mcctl events %s",
+		                 g->name, stages[i].what, strerror(-r), g->name);
 	mc_arena_ring_all(&g->arena);
 	return 0;
 }

@@ -41,8 +41,11 @@ int ask_answered(struct transport *t, const struct mc_hello *theirs)
 {
 	if (theirs->h.taken_over && !t->p.two_told) {
 		t->p.two_told = true;
-		mc_err("the peer runs this guest as well");
-		mc_worker_event(t->w, "conflict", 0, "the peer runs this guest as well");
+		mc_err("the peer runs this guest as well: end one of the two (mcctl status on "
+		       "both)");
+		mc_worker_event(t->w, "conflict", 0,
+		                "the peer runs this guest as well: end one of the two (mcctl "
+		                "status on both)");
 	}
 	if (theirs->h.taken_over || !theirs->h.resync)
 		return -ESHUTDOWN;

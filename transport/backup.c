@@ -20,7 +20,8 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 
 	if (l == t->link) {
 		streams_end(t);
-		mc_warn("link from the primary: %s: %s", why, strerror(error < 0 ? -error : error));
+		mc_warn("link from the primary: %s: %s; %s", why,
+		        strerror(error < 0 ? -error : error), transport_remedy(error));
 		receive_reset(t);
 		transport_bury(t, l);
 		atomic_store(&t->a->control->link_closed, mc_now_ns());
@@ -33,8 +34,8 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 		snprintf(text, sizeof(text), "a primary is turned away: %.400s", why);
 		transport_tell_refusal(t, text);
 	} else if (!t->b.asked || l != t->b.pending) {
-		mc_warn("a connection is turned away: %s: %s", why,
-		        strerror(error < 0 ? -error : error));
+		mc_warn("a connection is turned away: %s: %s; %s", why,
+		        strerror(error < 0 ? -error : error), transport_remedy(error));
 	}
 	transport_bury(t, l);
 }
@@ -133,7 +134,7 @@ static int check_term(struct transport *t, struct link *l, const struct mc_wire_
 		return 0;
 	snprintf(text, sizeof(text),
 	         "term %llu of the primary isn't above term %llu, which this host knows; the guest "
-	         "was protected or taken over since",
+	         "was protected or taken over since: see where it runs, then protect it anew there",
 	         (unsigned long long)h->term, (unsigned long long)mc_max_u64(known->number, peer));
 	return refuse(t, l, MC_REASON_CONFLICT, text);
 }
@@ -178,7 +179,9 @@ static int check_hello(struct transport *t, struct link *l, const struct mc_wire
 	char why[MC_WHY_MAX];
 
 	if (th->h.side != MC_SIDE_PRIMARY || strcmp(th->h.guest, t->a->config->guest) != 0)
-		return refuse(t, l, MC_REASON_REFUSED, "HELLO of another guest, or not a primary");
+		return refuse(t, l, MC_REASON_REFUSED,
+		              "HELLO of another guest, or not a primary; are names and peer "
+		              "addresses right on both hosts?");
 	if (commit_word(t) & MC_COMMIT_TAKEN)
 		return tell_taken(t, l);
 	if (s == MC_STATE_ENDED || s == MC_STATE_STOPPED)
@@ -303,7 +306,7 @@ static int take_end(struct transport *t, const struct mc_wire_header *h, const v
 	atomic_store_explicit(&t->a->control->peer_end, reason, memory_order_release);
 	(void)mc_fault(MC_FAULT_RECEIVER_END);
 	mc_arena_ring(t->a, MC_ROLE_RESTORE);
-	mc_info("the primary ended: %s", text);
+	mc_info("the primary ended the protection: %s", text);
 	return 0;
 }
 

@@ -32,8 +32,8 @@ int ending_standby_replaced(struct transport *t)
 		end_as_wanted(t);
 		return -ESHUTDOWN;
 	}
-	mc_err("the standby was replaced by a new one: the guest runs unprotected until a new "
-	       "protection begins");
+	mc_err("the standby was replaced by a new one: the guest runs unprotected until the new "
+	       "one's copy is there, which begins by itself");
 	mc_worker_event(t->w, "standby-lost", 0, "the standby was replaced by a new one");
 	atomic_store(&t->a->control->end_acked, 1);
 	primary_move_any(t, primary_armed(t) ? MC_STATE_DEGRADED : MC_STATE_STOPPED,

@@ -90,8 +90,8 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 	if (error == -EKEYREJECTED)
 		snprintf(text, sizeof(text), "link to %.90s: %.400s", t->a->config->peer, why);
 	else
-		snprintf(text, sizeof(text), "link to %s: %s: %s", t->a->config->peer, why,
-		         strerror(error < 0 ? -error : error));
+		snprintf(text, sizeof(text), "link to %s: %s: %s; %s", t->a->config->peer, why,
+		         strerror(error < 0 ? -error : error), transport_remedy(error));
 	if (error == -EKEYREJECTED && (primary_armed(t) || t->p.greeted))
 		transport_tell_refusal(t, text);
 	else if (error == -EKEYREJECTED && transport_state(t) == MC_STATE_SYNCING) {
@@ -241,7 +241,8 @@ static int take_nack(struct transport *t, uint64_t epoch, const void *payload, s
 
 	if (r < 0)
 		return r;
-	mc_warn("the backup refused epoch %llu: %s", (unsigned long long)epoch, text);
+	mc_warn("the backup refused epoch %llu: %s; its pages are sent again",
+	        (unsigned long long)epoch, text);
 	mc_metric_add(mc_worker_metrics(t->w), MC_M_NACKS, 1);
 	if (!primary_armed(t)) {
 		primary_stop_syncing(t, MC_REASON_ERROR, text);
@@ -295,7 +296,7 @@ static int taken_over(struct transport *t, uint64_t term)
 {
 	atomic_store(&t->a->control->peer_taken, 1);
 	mc_err("the backup took over under term %llu: this guest is stopped and its output "
-	       "discarded",
+	       "discarded; end this QEMU, the guest runs on the other host",
 	       (unsigned long long)term);
 	mc_worker_event(t->w, "taken-over", 0, "the backup took over under term %llu",
 	                (unsigned long long)term);
@@ -309,7 +310,8 @@ static int conflict(struct transport *t, uint64_t term)
 
 	snprintf(text, sizeof(text),
 	         "terms conflict: the backup knows term %llu of this guest, ours is %llu; "
-	         "something else protects or ran it",
+	         "something else protects or ran it; find out which one is right (mcctl status on "
+	         "all hosts), then protect that one anew",
 	         (unsigned long long)term, (unsigned long long)t->a->config->term.number);
 	mc_control_refuse(t->a->control, "%s", text);
 	mc_err("%s", text);
@@ -468,7 +470,7 @@ int primary_start(struct transport *t)
 	if (r >= 0)
 		r = sd_event_source_set_enabled(t->p.bandwidth, SD_EVENT_OFF);
 	if (r < 0)
-		return mc_log_errno(r, "can't start");
+		return mc_log_errno(r, "can't start; mcctl restart tries again");
 	if (!sync)
 		t->p.sync_next = atomic_load(&t->a->control->sync_slabs);
 	return 0;

@@ -128,7 +128,7 @@ static void request(struct rdma *r)
 	if (e == -ENOMEM)
 		lost(r, e, memory_why(e, why, sizeof(why)));
 	else if (e < 0)
-		lost(r, e, "the RDMA device refuses the connection");
+		lost(r, e, "the RDMA device refuses the connection; mcctl doctor lists devices");
 	else
 		r->state = RDMA_CONNECTING;
 }
@@ -140,12 +140,15 @@ static void rejected(struct rdma *r, const struct verbs_event *e)
 
 	memcpy(&f, e->private_data, sizeof(f));
 	if (e->private_len < sizeof(f) || f.magic != MC_RDMA_MAGIC) {
-		lost(r, e->error, "the peer's RDMA port refuses the connection");
+		lost(r, e->error,
+		     "the peer's RDMA port refuses the connection; does mc-supervisor run there, "
+		     "with an RDMA device?");
 		return;
 	}
 	if (f.version != MC_RDMA_VERSION)
 		snprintf(why, sizeof(why),
-		         "the backup speaks version %u of the link by RDMA, this is version %u",
+		         "the backup speaks version %u of the link by RDMA, this is version %u: "
+		         "install the same release on both hosts",
 		         f.version, MC_RDMA_VERSION);
 	else
 		snprintf(why, sizeof(why),
@@ -161,7 +164,9 @@ static void on_event(struct rdma *r, const struct verbs_event *e)
 	case RDMA_CM_EVENT_ADDR_RESOLVED:
 		err = verbs_resolve_route(r->id, (int)r->opt.failure_timeout_ms);
 		if (err < 0)
-			lost(r, err, "no RDMA route to the peer");
+			lost(r, err,
+			     "no RDMA route to the peer; is `peer` the address of the device's "
+			     "interface?");
 		break;
 	case RDMA_CM_EVENT_ROUTE_RESOLVED:
 		request(r);
@@ -256,8 +261,10 @@ static void take_offer(struct rdma *r, const void *payload, size_t len)
 	e = resolve(r, (uint16_t)o.port);
 	if (e < 0)
 		lost(r, e,
-		     e == -ENODEV ? "this host has no RDMA device for the peer's network"
-		                  : "the peer's RDMA port can't be resolved");
+		     e == -ENODEV ? "this host has no RDMA device for the peer's network (mcctl "
+		                    "doctor lists them)"
+		                  : "the peer's RDMA port can't be resolved; is its address that "
+		                    "of an RDMA device?");
 }
 
 /* An offer, or the refusal of the supervisor or of the guest's transport. */

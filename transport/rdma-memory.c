@@ -60,7 +60,9 @@ const char *memory_why(int error, char *buf, size_t len)
 		         "ulimit -l) above max-memory, or use transport tcp",
 		         (unsigned long long)limit / 1024);
 	else
-		snprintf(buf, len, "memory can't be registered for RDMA");
+		snprintf(buf, len,
+		         "memory can't be registered for RDMA; mcctl doctor shows device and "
+		         "limits, transport tcp does without");
 	return buf;
 }
 

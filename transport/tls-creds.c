@@ -160,7 +160,8 @@ int tls_creds_new(struct tls_creds **ret, int fd, const struct mc_config *cfg, c
 	t->cfg = cfg;
 	t->side = (enum mc_side)cfg->side;
 	snprintf(why, why_len,
-	         "the credentials for TLS can't be read; the supervisor's log says why");
+	         "the credentials for TLS can't be read; mc-supervisor's log says why, then mcctl "
+	         "restart");
 	/* No core file, and no debugger of the same user, gets to see a private key. */
 	(void)prctl(PR_SET_DUMPABLE, 0);
 	r = mc_creds_unpack(fd, &c);
@@ -171,7 +172,9 @@ int tls_creds_new(struct tls_creds **ret, int fd, const struct mc_config *cfg, c
 	mc_creds_done(&c);
 	if (r == 0) {
 		e = gnutls_priority_init(&t->priority, cfg->tls == MC_TLS_X509 ? X509 : PSK, NULL);
-		r = e < 0 ? fail(why, why_len, "GnuTLS has not what is needed", e) : 0;
+		r = e < 0 ? fail(why, why_len,
+		                 "this GnuTLS has not what is needed; 3.7 or newer has", e)
+		          : 0;
 	}
 	if (r < 0) {
 		tls_creds_free(t);

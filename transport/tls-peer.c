@@ -54,7 +54,8 @@ static int check_name(struct tls *t, gnutls_x509_crt_t crt, const char *dn)
 		return 0; /* it is named by allow-peer, wherever it comes from */
 	if (!want[0]) {
 		if (address_of(t->fd, address, sizeof(address)) < 0)
-			return tls_fail(t, -ENOTCONN, "the peer's address is gone");
+			return tls_fail(t, -ENOTCONN,
+			                "the peer's address is gone: it closed; it is tried again");
 		want = address;
 	}
 	if (gnutls_x509_crt_check_hostname2(crt, want, GNUTLS_VERIFY_DO_NOT_ALLOW_WILDCARDS))
@@ -95,10 +96,11 @@ static int check_certificate(struct tls *t, const gnutls_datum_t *der)
 	int r;
 
 	if (gnutls_x509_crt_init(&crt) < 0)
-		return tls_fail(t, -ENOMEM, "out of memory");
+		return tls_fail(t, -ENOMEM, "out of memory; free some on this host");
 	if (gnutls_x509_crt_import(crt, der, GNUTLS_X509_FMT_DER) < 0 ||
 	    gnutls_x509_crt_get_dn3(crt, &dn, 0) < 0) {
-		r = tls_fail(t, -EKEYREJECTED, "the peer's certificate can't be read");
+		r = tls_fail(t, -EKEYREJECTED,
+		             "the peer's certificate can't be read; make it anew, as X.509");
 	} else {
 		snprintf(subject, sizeof(subject), "%.*s", (int)dn.size, (char *)dn.data);
 		if (gnutls_x509_crt_get_dn_by_oid(crt, GNUTLS_OID_X520_COMMON_NAME, 0, 0, cn,
@@ -127,7 +129,9 @@ static int check_chain(struct tls *t)
 	int e = gnutls_certificate_verify_peers(t->session, &data, 1, &status);
 
 	if (e < 0)
-		return tls_fail(t, -EKEYREJECTED, "the peer's certificate can't be verified: %s",
+		return tls_fail(t, -EKEYREJECTED,
+		                "the peer's certificate can't be verified: %s; compare ca-cert.pem "
+		                "on both ends",
 		                gnutls_strerror(e));
 	if (!status)
 		return 0;
@@ -147,7 +151,8 @@ int tls_verify(gnutls_session_t s)
 	unsigned n = 0;
 	const gnutls_datum_t *certs = gnutls_certificate_get_peers(s, &n);
 	int r = certs && n ? check_chain(t)
-	                   : tls_fail(t, -EKEYREJECTED, "the peer has no certificate");
+	                   : tls_fail(t, -EKEYREJECTED,
+	                              "the peer has no certificate; give it tls-dir");
 
 	if (r == 0)
 		r = check_certificate(t, &certs[0]);
@@ -160,7 +165,7 @@ static int check_identity(struct tls *t)
 	const char *list = t->creds->cfg->allow_peer;
 
 	if (!id)
-		return tls_fail(t, -EKEYREJECTED, "the peer has no identity");
+		return tls_fail(t, -EKEYREJECTED, "the peer has no identity; give it psk-identity");
 	snprintf(t->peer, sizeof(t->peer), "%s", id);
 	printable(t->peer);
 	if (!list[0] || listed(list, id))
@@ -179,5 +184,7 @@ int tls_creds_check_peer(struct tls *t)
 		snprintf(t->peer, sizeof(t->peer), "the holder of the same key");
 		return 0;
 	}
-	return t->peer[0] ? 0 : tls_fail(t, -EKEYREJECTED, "the peer has no certificate");
+	return t->peer[0]
+	               ? 0
+	               : tls_fail(t, -EKEYREJECTED, "the peer has no certificate; give it tls-dir");
 }

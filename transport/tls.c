@@ -141,7 +141,7 @@ static int receive_preamble(struct tls *t)
 			return 0;
 		if (n <= 0)
 			return tls_fail(t, n < 0 ? -errno : -ECONNRESET,
-			                "the peer closed before the handshake");
+			                "the peer closed before the handshake; its log says why");
 		t->have += (size_t)n;
 	}
 	if (want == -EKEYREJECTED && !primary)
@@ -208,7 +208,8 @@ static int shake_failed(struct tls *t, int e)
 		return alerted(t);
 	if (t->unknown[0])
 		return tls_fail(t, -EKEYREJECTED,
-		                "the peer's identity '%s' isn't in %s, or its key isn't valid",
+		                "the peer's identity '%s' isn't in %s, or its key isn't valid; add "
+		                "the line, or mend it",
 		                t->unknown, t->creds->cfg->psk_file);
 	if (t->creds->psk_server && e == GNUTLS_E_RECEIVED_ILLEGAL_PARAMETER)
 		return tls_fail(t, -EKEYREJECTED,
@@ -217,7 +218,8 @@ static int shake_failed(struct tls *t, int e)
 		                t->creds->cfg->psk_file);
 	if (e == GNUTLS_E_PULL_ERROR || e == GNUTLS_E_PUSH_ERROR ||
 	    e == GNUTLS_E_PREMATURE_TERMINATION)
-		return tls_fail(t, -ECONNRESET, "the peer closed during the handshake");
+		return tls_fail(t, -ECONNRESET,
+		                "the peer closed during the handshake; its log says why");
 	return tls_fail(t, -EKEYREJECTED,
 	                "TLS handshake: %s; one end may have certificates, the other a pre-shared "
 	                "key, or another one",

@@ -48,6 +48,30 @@ void transport_set_link(struct transport *t, bool up)
 }
 
 /* A link may report its end inside its own callback: it is freed at the next turn of the loop. */
+const char *transport_remedy(int error)
+{
+	switch (error < 0 ? -error : error) {
+	case ECONNREFUSED:
+		return "is mc-supervisor running there, and this its port? It is tried again";
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+	case ETIMEDOUT:
+		return "is that host up, its address right, no firewall between? It is tried again";
+	case ENOENT:
+	case EADDRNOTAVAIL:
+		return "is that address right?";
+	case EPROTO:
+	case EBADMSG:
+	case EPROTONOSUPPORT:
+		return "are both hosts of the same release? It is tried again";
+	case ENOMEM:
+	case ENOBUFS:
+		return "free memory on this host";
+	default:
+		return "it is made again by itself; the other host's log says why it ended there";
+	}
+}
+
 void transport_bury(struct transport *t, struct link *l)
 {
 	t->corpse = link_free(t->corpse);
@@ -178,8 +202,10 @@ static int compare_blocks(const struct mc_control *c, const struct mc_hello *th,
 	}
 	if (n == th->h.blocks)
 		return 0;
-	snprintf(why, len, "RAM differs: %u memory backends on the backup, %u on the primary", n,
-	         th->h.blocks);
+	snprintf(why, len,
+	         "RAM differs: %u memory backends on the backup, %u on the primary; start the "
+	         "standby as the guest was started",
+	         n, th->h.blocks);
 	return 1;
 }
 
@@ -220,7 +246,7 @@ int transport_compare(const struct transport *t, const struct mc_hello *theirs, 
 	if (theirs->h.failure_timeout_ms != atomic_load(&cfg->failure_timeout_ms)) {
 		snprintf(why, len,
 		         "failure-timeout differs: %u ms on the backup, %u ms on the primary; the "
-		         "lease needs the same on both",
+		         "lease needs the same on both: give both the same --failure-timeout",
 		         atomic_load(&cfg->failure_timeout_ms), theirs->h.failure_timeout_ms);
 		return 1;
 	}

@@ -137,6 +137,8 @@ void transport_set_link(struct transport *t, bool up);
 void transport_start_clock(struct transport *t);
 /* Primary: an epoch was answered, which says as much as a PONG: the next PING isn't due so soon. */
 void transport_answered(struct transport *t);
+/* What to do about a link that ended with @error, or can't be made, as the end of a sentence. */
+const char *transport_remedy(int error);
 void transport_bury(struct transport *t, struct link *l);
 void transport_fill_hello(struct transport *t, struct mc_hello *h);
 int transport_send_hello(struct transport *t, struct link *l, struct mc_hello *h);
