@@ -85,6 +85,7 @@ struct capture {
 	bool shutdown; /* SHUTDOWN was seen */
 	enum mc_reason shutdown_reason;
 	bool qmp_dead;
+	bool qmp_silent; /* dead since it gave no answer in time */
 	bool gone;   /* QEMU's end is classified */
 	bool saving; /* QEMU writes the device state of this pause */
 	int saved;   /* how that ended: 0 or negative errno */
@@ -176,6 +177,8 @@ int pause_leave(struct capture *c, uint64_t began, uint64_t *took);
 void pause_prepare(struct capture *c);
 /* Waits for the device state of the pause that is on; its result is in c->saved. */
 void pause_await_saved(struct capture *c);
+/* ns that QEMU has to answer in a pause before it is taken for dead. */
+uint64_t pause_patience(const struct capture *c);
 
 /* copy.c */
 void copy_list_init(struct capture *c);

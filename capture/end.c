@@ -1,12 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* How a protection ends: QEMU's end, and the operator's. */
 #include <errno.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "capture.h"
+
+static void tell_gone(struct capture *c, enum mc_reason why)
+{
+	char text[160];
+
+	if (c->qmp_silent)
+		snprintf(text, sizeof(text),
+		         "QEMU %d hasn't answered its monitor for %llu ms and is taken for dead; a "
+		         "larger failure-timeout waits longer",
+		         (int)c->vm.pid, (unsigned long long)(pause_patience(c) / MC_NS_PER_MS));
+	else
+		snprintf(text, sizeof(text), "QEMU %d is gone: %s", (int)c->vm.pid,
+		         mc_reason_name(why));
+	mc_info("%s", text);
+	mc_worker_event(c->w, "qemu-gone", 0, "%s", text);
+}
 
 /* QMP was read to its end: what the last events said decides. */
 void end_qemu_gone(struct capture *c)
@@ -30,8 +47,7 @@ void end_qemu_gone(struct capture *c)
 	c->phase = PHASE_DONE;
 	/* The takeover waits for these words; whoever reads a log can wait. */
 	mc_arena_ring_all(c->a);
-	mc_info("QEMU %d is gone: %s", (int)c->vm.pid, mc_reason_name(why));
-	mc_worker_event(c->w, "qemu-gone", 0, "QEMU is gone: %s", mc_reason_name(why));
+	tell_gone(c, why);
 }
 
 /*

@@ -13,7 +13,7 @@
 #include "../ipc/util.h"
 #include "capture.h"
 
-#define ANSWER_LIMIT (1000 * MC_NS_PER_MS)
+#define ANSWER_MIN (1000 * MC_NS_PER_MS)
 
 static const char status_cmd[] = PAUSE_STATUS;
 static const char cont_cmd[] = "{\"execute\":\"cont\"}\n";
@@ -22,6 +22,33 @@ static int lost(struct capture *c, int r)
 {
 	if (r == -ECONNRESET || r == -EBADMSG || r == -ETIMEDOUT)
 		c->qmp_dead = true;
+	if (r == -ETIMEDOUT)
+		c->qmp_silent = true;
+	return r;
+}
+
+uint64_t pause_patience(const struct capture *c)
+{
+	return mc_max_u64(ANSWER_MIN,
+	                  atomic_load(&c->a->config->failure_timeout_ms) * MC_NS_PER_MS);
+}
+
+/*
+ * Until when QEMU's answer is waited for.  Whoever made the backup patient with a host that stands
+ * still at times doesn't want its QEMU to be taken for dead any sooner.
+ */
+static uint64_t wait_begin(struct capture *c)
+{
+	uint64_t ns = pause_patience(c);
+
+	if (ns > ANSWER_MIN)
+		mc_worker_busy(c->w, ns - ANSWER_MIN);
+	return mc_now_ns() + ns;
+}
+
+static int wait_over(struct capture *c, int r)
+{
+	mc_worker_busy(c->w, 0);
 	return r;
 }
 
@@ -30,7 +57,7 @@ void pause_await_saved(struct capture *c)
 	if (!c->saving)
 		return;
 	c->saving = false;
-	c->saved = lost(c, qmp_wait(c->q, mc_now_ns() + ANSWER_LIMIT));
+	c->saved = lost(c, wait_over(c, qmp_wait(c->q, wait_begin(c))));
 	c->saved_at = mc_now_ns();
 	if (c->saved == -EREMOTEIO)
 		mc_err("QEMU can't write its device state: %s; the epoch is given up and tried "
@@ -48,7 +75,7 @@ static int resume(struct capture *c)
 	pause_await_saved(c);
 	mc_worker_alive(c->w);
 	if (r == 0)
-		r = qmp_wait(c->q, mc_now_ns() + ANSWER_LIMIT);
+		r = wait_over(c, qmp_wait(c->q, wait_begin(c)));
 	(void)mc_fault(MC_FAULT_CAPTURE_RESUMED);
 	return lost(c, r);
 }
@@ -72,13 +99,13 @@ static int send_stop(struct capture *c, bool save)
 /* Answers to query-status and stop. */
 static int await_stopped(struct capture *c, bool *was_running)
 {
-	uint64_t deadline = mc_now_ns() + ANSWER_LIMIT;
+	uint64_t deadline = wait_begin(c);
 	int r = qmp_wait_running(c->q, deadline, was_running), s;
 
 	if (r == -ECONNRESET || r == -EBADMSG || r == -ETIMEDOUT)
-		return r;
+		return wait_over(c, r);
 	s = qmp_wait(c->q, deadline);
-	return r < 0 ? r : s;
+	return wait_over(c, r < 0 ? r : s);
 }
 
 /* Paused by policy: the guest stands still already, and stays so after an epoch. */

@@ -245,3 +245,26 @@ def test_too_large():
             redis = redis or mctest.Redis(w)
             sc.write_for(redis, 0.1)
         check(redis.lost() == 0, "acknowledged values lost")
+
+
+def test_standing_still():
+    """A QEMU that stands still for less than failure-timeout isn't taken for dead: the guest stays where it is."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        g = w.a.guest("vm", mem=64, serial=False, bios=True, nics=0)
+        s = w.b.guest("vm", mem=64, serial=False, bios=True, nics=0, incoming=True)
+        patient = ("--gate", "none", "--insecure", "--failure-timeout", 4000)
+        w.b.mcctl("standby", "vm", "--qmp", s.qmp_path, *patient)
+        w.a.mcctl("protect", "vm", "--qmp", g.qmp_path, "--peer", f"{w.b.addr}:{mctest.PORT}", *patient)
+        w.a.wait_state("PROTECTED")
+        pids = sorted(w.a.worker_pids("capture"))
+        g.proc.send_signal(signal.SIGSTOP)
+        time.sleep(2)
+        g.proc.send_signal(signal.SIGCONT)
+        sc.epochs_go_on(w.a, 3)
+        check(w.a.state() == "PROTECTED" and w.b.state() == "PROTECTED", f"{w.a.state()}, {w.b.state()}")
+        check(sorted(w.a.worker_pids("capture")) == pids, "a capture that waited for QEMU was killed")
+        g.proc.send_signal(signal.SIGSTOP)
+        w.b.wait_state("ACTIVE", timeout=20)
+        check("hasn't answered its monitor for 4000 ms" in w.a.mcctl("events", "vm").stdout, w.a.mcctl("events", "vm").stdout)

@@ -38,7 +38,7 @@ def image():
 def qemu(vm, name, incoming=False):
     """Starts a QEMU with nothing but firmware and a NIC, as somebody else's unit would."""
     vm.sh(f"ip tuntap add {name} mode tap && ip link set {name} up; "
-          f"systemd-run -q --unit={name} --collect qemu-system-x86_64 -accel tcg -overcommit mem-lock=on "
+          f"systemd-run -q --unit={name} --collect qemu-system-x86_64 -accel tcg,tb-size=16 -overcommit mem-lock=on "
           f"-object memory-backend-memfd,id=ram,size=32M,share=on -machine q35,memory-backend=ram,suppress-vmdesc=on "
           f"-m 32M -nodefaults -vga none -display none -qmp unix:/run/{name}.qmp,server=on,wait=off "
           f"-netdev dgram,id=n0,local.type=unix,local.path=/run/{name}.q0,remote.type=unix,remote.path=/run/{name}.r0 "
