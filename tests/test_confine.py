@@ -64,6 +64,28 @@ def check_all(host, names):
     check({n for _, n in have} == names, f"{host.name} has {have}, not {names}")
     for pid, name in have:
         check(not confined(pid, name), f"{name} on {host.name}: {confined(pid, name)}")
+        if name != "mc-guard":
+            check_arena(pid, f"{name} on {host.name}")
+
+
+def check_arena(pid, who):
+    """It has the arena and its configuration as inherited fds, the latter for reading only."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as f:
+        maps = [(line.split()[1], line.split()[5]) for line in f if "/microcheckpoint-" in line]
+    check({m for m, p in maps if p.endswith(":config")} == {"r--s"} and {m for m, p in maps if p.endswith("-vm")} == {"rw-s"},
+          f"{who} maps {maps}")
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        if os.readlink(f"/proc/{pid}/fd/{fd}").split(" ")[0].endswith(":config"):
+            with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as f:
+                flags = int(next(line.split()[1] for line in f if line.startswith("flags:")), 8)
+            check(flags & os.O_ACCMODE == os.O_RDONLY, f"{who} can write to the configuration: {flags:o}")
+
+
+def test_only_the_supervisor_opens_by_name():
+    """No process of a guest so much as has the call that opens shared memory by name."""
+    for name in ("capture", "stage", "transport", "netgate", "restore", "supervisor"):
+        calls = mctest.run("nm", "-D", "--undefined-only", f"{mctest.BUILD}/mc-{name}")
+        check(("shm_open" in calls) == (name == "supervisor"), f"mc-{name}: {calls}")
 
 
 def test_least_privilege():

@@ -205,6 +205,27 @@ def test_callers_and_manual():
             missing = [x for x in want if x not in page.splitlines()]
             check(not missing, f"org.microcheckpoint1(7) lacks of {iface}: {missing}")
         mcctl_page(w)
+        floods(w)
+
+
+def flood(host, uid, number, *call):
+    """{error's name or `ok`: how often} of many calls on one connection."""
+    r = host.run("setpriv", f"--reuid={uid}", "--clear-groups", "/usr/bin/python3", f"{mctest.TOP}/tests/lib/flood.py",
+                 host.bus.removeprefix("unix:path="), str(number), *call)
+    return {name: int(n) for n, name in (line.split() for line in r.splitlines())}
+
+
+def floods(w):
+    """A stranger's calls are bounded, whatever he calls; root's aren't."""
+    root = "/org/microcheckpoint1"
+    for call in (("org.microcheckpoint1.Manager", "ListGuests"), ("org.freedesktop.DBus.Introspectable", "Introspect"),
+                 ("org.freedesktop.DBus.Peer", "Ping")):
+        mctest.time.sleep(2.5)  # what all strangers have together fills again
+        seen = flood(w.a, 1, 120, root, *call)
+        busy = seen.pop("org.microcheckpoint1.Error.Busy", 0)
+        check(busy >= 70 and sum(seen.values()) >= 20 and len(seen) == 1, f"{call}: {busy} busy, {seen}")
+    check(flood(w.a, 0, 120, root, "org.microcheckpoint1.Manager", "ListGuests") == {"ok": 120}, "root")
+    check(w.a.state() == "PROTECTED", "floods ended the protection")
 
 
 def mcctl_page(w):
