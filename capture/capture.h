@@ -86,9 +86,9 @@ struct capture {
 	enum mc_reason shutdown_reason;
 	bool qmp_dead;
 	bool qmp_silent; /* dead since it gave no answer in time */
-	bool gone;   /* QEMU's end is classified */
-	bool saving; /* QEMU writes the device state of this pause */
-	int saved;   /* how that ended: 0 or negative errno */
+	bool gone;       /* QEMU's end is classified */
+	bool saving;     /* QEMU writes the device state of this pause */
+	int saved;       /* how that ended: 0 or negative errno */
 	uint64_t saved_at;
 	sd_event_source *timer, *qmp_source, *guard_source;
 	uint64_t due;                  /* ns: when the next epoch begins */
