@@ -77,7 +77,7 @@ def test_packages():
             print(f"{step.__name__}: {time.monotonic() - begun:.1f} s")
 
 
-test_packages.limit = 300
+test_packages.limit = 480
 
 
 def activation(vm):
