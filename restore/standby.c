@@ -220,7 +220,8 @@ int standby_empty(struct restore *r)
 		int e = empty_block(r, i);
 
 		if (e < 0)
-			return refuse(r, e, "can't empty RAM block %s: %s; put it on tmpfs (/dev/shm), "
+			return refuse(r, e,
+			              "can't empty RAM block %s: %s; put it on tmpfs (/dev/shm), "
 			              "hugetlbfs or in a memfd",
 			              r->vm.block[i].name, strerror(-e));
 	}
