@@ -2,6 +2,7 @@
 /* The processes of a guest: starting, watching, ending. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -143,10 +144,35 @@ int child_spawn(struct child *c)
 	return r;
 }
 
+/*
+ * The arena says who holds a place, and all processes of the guest write to the arena: what we are
+ * going to watch, and kill one day, must at least be such a program.  One that can't be looked at
+ * isn't ours to kill either, unless it is of our own user.
+ */
+static bool is_worker(enum mc_role role, pid_t pid)
+{
+	char link[40], exe[PATH_MAX], want[32], *name;
+	ssize_t n;
+
+	snprintf(link, sizeof(link), "/proc/%d/exe", (int)pid);
+	n = readlink(link, exe, sizeof(exe) - 1);
+	if (n < 0)
+		return errno == EACCES;
+	exe[n] = '\0';
+	snprintf(want, sizeof(want), "mc-%s", mc_role_name(role));
+	name = strrchr(exe, '/');
+	n = (ssize_t)strlen(want);
+	/* " (deleted)": another version was installed meanwhile. */
+	return name && strncmp(name + 1, want, (size_t)n) == 0 &&
+	       (!name[1 + n] || name[1 + n] == ' ');
+}
+
 int child_found(struct child *c, pid_t pid, uint64_t start_time)
 {
 	int r;
 
+	if (pid <= 1 || !is_worker(c->role, pid))
+		return -ESRCH;
 	c->pid = pid;
 	c->ours = false;
 	c->wanted = true;

@@ -267,4 +267,7 @@ def test_standing_still():
         check(sorted(w.a.worker_pids("capture")) == pids, "a capture that waited for QEMU was killed")
         g.proc.send_signal(signal.SIGSTOP)
         w.b.wait_state("ACTIVE", timeout=20)
+        for host, code, word in ((w.a, 2, "CRITICAL"), (w.b, 1, "WARNING")):
+            r = host.mcctl("status", "--check", ok=False)
+            check(r.returncode == code and word in r.stdout, f"{host.name}: {r.returncode} {r.stdout}")
         check("hasn't answered its monitor for 4000 ms" in w.a.mcctl("events", "vm").stdout, w.a.mcctl("events", "vm").stdout)
