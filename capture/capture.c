@@ -166,7 +166,8 @@ static int attach(struct capture *c)
 	if (r == 0 && e == 0) {
 		capture_set_up_rdma(c);
 		if (tracker_start(&c->tracker) < 0)
-			mc_warn("no thread for the scans of this guest: one does them alone");
+			mc_warn("no thread for the scans of this guest: one does them alone, which "
+			        "is slower and no worse");
 	}
 	mc_worker_busy(c->w, 0);
 	if (e < 0)

@@ -27,8 +27,8 @@ int held_hold(struct capture *c, enum mc_reason why, const char *text)
 		return r;
 	/* 2: paused by policy, which a guard must not undo. */
 	atomic_store(&ctl->paused, 2);
-	mc_warn("%s: the guest is paused", text);
-	mc_worker_event(c->w, "held", 0, "%s: the guest is paused", text);
+	mc_warn("the guest is paused: %s", text);
+	mc_worker_event(c->w, "held", 0, "the guest is paused: %s", text);
 	r = mc_state_move(ctl, MC_SIDE_PRIMARY, MC_ROLE_CAPTURE, s, MC_STATE_HELD, why);
 	if (r < 0)
 		return pause_end(c, began, NULL);

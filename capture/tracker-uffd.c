@@ -196,7 +196,10 @@ static int uffd_attach(struct tracker *t, char *why, size_t why_len)
 	if (r == 0) {
 		r = uffd_scan_new(&t->scan, t);
 		if (r < 0)
-			snprintf(why, why_len, "can't look at the RAM's files: %s", strerror(-r));
+			snprintf(why, why_len,
+			         "can't look at the RAM's files: %s; is QEMU's file still there, "
+			         "and may root read it?",
+			         strerror(-r));
 	}
 	return r;
 }

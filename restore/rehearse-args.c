@@ -87,8 +87,8 @@ struct rewrite {
 static int refuse(struct rewrite *w, const char *option, const char *value)
 {
 	snprintf(w->why, w->why_len,
-	         "the standby's option %s %.100s can't be rehearsed: it could "
-	         "do harm outside",
+	         "the standby's option %s %.100s can't be rehearsed: it could do harm outside; "
+	         "leave it out, or test this standby by a planned switchover",
 	         option, value ? value : "");
 	return -EPERM;
 }

@@ -51,7 +51,7 @@ void rehearse_abort(struct restore *r, const char *why)
 	if (!r->rehearsal.running)
 		return;
 	clean_up(r);
-	snprintf(text, sizeof(text), "given up: %s", why);
+	snprintf(text, sizeof(text), "given up: %s; the standby is as it was, try again", why);
 	publish(r, false, text);
 }
 
@@ -60,7 +60,10 @@ static void finish(struct restore *r, const struct rehearse_message *m)
 	char text[MC_WHY_MAX];
 
 	if (m->error)
-		snprintf(text, sizeof(text), "epoch %llu can't be loaded: %s%s%.255s",
+		snprintf(text, sizeof(text),
+		         "epoch %llu can't be loaded: %s%s%.255s; a takeover would fail as well: "
+		         "compare the "
+		         "standby with mcctl standby-args on the primary, and start it anew",
 		         (unsigned long long)r->rehearsal.epoch, strerror(-m->error),
 		         m->text[0] ? ": " : "", m->text);
 	else

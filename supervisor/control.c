@@ -148,7 +148,9 @@ static int on_register(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 		                 "restart replaces it");
 	if (mc_role_parse(role_name, index, &role) < 0 || role == MC_ROLE_SUPERVISOR ||
 	    check_identity(bus, m->uid, (pid_t)pid, start) < 0)
-		return bus_error(e, -EPERM, "not a process of this supervisor's guests");
+		return bus_error(e, -EPERM,
+		                 "not a process of this supervisor's guests; only mc-supervisor "
+		                 "starts those");
 	g = manager_find(m, name);
 	if (!g)
 		g = adopt(m, name, arena, bells);

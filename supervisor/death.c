@@ -211,7 +211,8 @@ int death_noticed(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 	(void)revents;
 	/* Reaped before a successor is started: two of a role never run at once. */
 	if (ours && waitid(P_PIDFD, (id_t)fd, &si, WEXITED) < 0)
-		mc_warn("can't see how a process ended: %s", strerror(errno));
+		mc_warn("guest %s: can't see how mc-%s ended: %s; it is started again", c->g->name,
+		        mc_role_name(c->role), strerror(errno));
 	(void)mc_fault(MC_FAULT_SUPERVISOR_REAPED);
 	if (c->wanted && !c->g->dying) {
 		bool busy = exited_with(&si, MC_EXIT_BUSY);

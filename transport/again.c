@@ -46,7 +46,7 @@ bool again_held(struct transport *t)
 	    primary_move(t, MC_STATE_HELD, MC_STATE_DEGRADED, MC_REASON_STANDBY_LOST) < 0)
 		return false;
 	mc_warn("the first copy broke off while the guest was held: the guest runs unprotected "
-	        "until a new protection begins");
+	        "until a new protection begins (mcctl protect)");
 	mc_worker_event(t->w, "standby-lost", 0,
 	                "the first copy broke off while the guest was held");
 	return true;

@@ -185,7 +185,8 @@ void receive_look_at_starvation(struct transport *t)
 		receive_refused(t, epoch, -ENOSPC);
 		mc_arena_ring(t->a, MC_ROLE_RESTORE);
 		(void)transport_send_reason(t->link, MC_MSG_NACK, epoch, ENOSPC,
-		                            "the backup has no memory for it");
+		                            "the backup has no memory for it; enlarge /dev/shm "
+		                            "there, or the standby's --max-memory");
 	}
 }
 

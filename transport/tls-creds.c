@@ -114,8 +114,9 @@ static int load_psk_client(struct tls_creds *t, char *why, size_t len)
 	int e = find_key(t, want, strlen(want), buf, &n, name, sizeof(name));
 
 	if (e == -ENOENT) {
-		snprintf(why, len, "%s: there is no line '%s:HEXKEY'", t->cfg->psk_file,
-		         want[0] ? want : "IDENTITY");
+		snprintf(why, len,
+		         "%s: there is no line '%s:HEXKEY'; add it, or name another psk-identity",
+		         t->cfg->psk_file, want[0] ? want : "IDENTITY");
 		return -EINVAL;
 	}
 	if (e < 0) {
