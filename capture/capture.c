@@ -330,7 +330,7 @@ static void after_epoch(struct capture *c, uint64_t began, int r)
 static bool apply_policy(struct capture *c)
 {
 	carry_merge(c);
-	if (c->aborts_in_row < atomic_load(&c->a->config->abort_limit) ||
+	if (resync_wanted(c) || c->aborts_in_row < atomic_load(&c->a->config->abort_limit) ||
 	    c->aborts_in_row == c->aborts_told)
 		return false;
 	overloaded(c, c->abort_error, mc_config_interval_ns(c->a->config));
@@ -408,7 +408,9 @@ static int epochs_phase(struct capture *c)
 		end_qemu_gone(c);
 		return 0;
 	}
-	if (!epoch_is_due(c)) {
+	if (c->resync.on && resync_step(c))
+		return 1;
+	if (c->resync.on || !epoch_is_due(c)) {
 		uint64_t now = mc_now_ns();
 
 		/* Without a timer nobody would look at the lease while no epoch can be taken. */

@@ -22,7 +22,8 @@
 #define CARRY         EPOCH_BITMAPS       /* bitmap: pages that the next epoch must hold */
 #define NOBASE        (EPOCH_BITMAPS + 1) /* bitmap: pages whose previous content the backup may lack */
 
-#define HASH_WORDS (MC_HASH_PAGES / 64) /* of a bitmap, that one question covers */
+#define HASH_WORDS  (MC_HASH_PAGES / 64) /* of a bitmap, that one question covers */
+#define HASH_WINDOW (MC_HASH_SLOTS / 2)  /* questions on their way */
 
 /* What -EUCLEAN of a scan means. */
 #define TRACKING_LOST                                                                              \
@@ -126,6 +127,17 @@ struct capture {
 		uint64_t differ[HASH_WORDS]; /* of those from `from` on: pages to send */
 		uint64_t compared, equal, taken_off; /* pages */
 	} hash;
+	/* an epoch was too large: what the backup has of it already is found out (resync.c) */
+	struct {
+		bool on, scanned;
+		uint64_t heard;             /* ns: the last answer */
+		bool tried;                 /* since the last commit */
+		uint64_t epoch;             /* what the backup's RAM is as of */
+		uint64_t next;              /* word: asked up to here */
+		uint64_t word[HASH_WINDOW]; /* where the open questions begin */
+		unsigned open;
+		uint64_t compared, equal; /* pages */
+	} resync;
 
 	struct {
 		bool on;        /* the guest is paused until the next epoch can be taken */
@@ -194,6 +206,7 @@ bool copy_has_room(const struct capture *c, uint64_t slabs);
 unsigned copy_block_of(const struct capture *c, uint64_t page);
 uint64_t bitmap_count(const _Atomic uint64_t *b, uint64_t words);
 void bitmap_or(_Atomic uint64_t *to, const _Atomic uint64_t *from, uint64_t words);
+void bitmap_and_not(_Atomic uint64_t *to, const _Atomic uint64_t *from, uint64_t words);
 void bitmap_clear(_Atomic uint64_t *b, uint64_t words);
 
 /* sync.c: one step of the first copy. 1 did something, 0 must wait, 2 finished, negative errno. */
@@ -213,6 +226,19 @@ void hashes_begin(struct capture *c, uint64_t word);
 uint64_t hashes_limit(struct capture *c);
 uint64_t hashes_differ(struct capture *c, uint64_t word, uint64_t bits, uint64_t *holes);
 void hashes_passed(struct capture *c, uint64_t from, uint64_t to);
+/* Which pages of @bits are as the 64 hashes say. */
+uint64_t hashes_equal(const struct capture *c, uint64_t word, uint64_t bits,
+                      const struct mc_page_hash there[64]);
+void hashes_draw(struct capture *c); /* a new seed; what was asked before is forgotten */
+void hashes_tell(struct capture *c, uint64_t epoch, uint64_t equal, uint64_t compared);
+
+/*
+ * resync.c: to be asked before the overload policy; once true, resync_step() goes on, instead of
+ * epochs, while c->resync.on.  1 did something, 0 must wait.
+ */
+bool resync_wanted(struct capture *c);
+int resync_step(struct capture *c);
+void resync_begin(struct capture *c); /* after the scan */
 
 /* epoch.c: takes one epoch. 0 taken, -EAGAIN not now, negative errno: aborted, or QEMU is gone. */
 int epoch_take(struct capture *c);

@@ -32,6 +32,16 @@ void bitmap_or(_Atomic uint64_t *to, const _Atomic uint64_t *from, uint64_t word
 	}
 }
 
+void bitmap_and_not(_Atomic uint64_t *to, const _Atomic uint64_t *from, uint64_t words)
+{
+	for (uint64_t i = 0; i < words; i++) {
+		uint64_t v = atomic_load_explicit(&from[i], memory_order_relaxed);
+
+		if (v)
+			atomic_fetch_and_explicit(&to[i], ~v, memory_order_relaxed);
+	}
+}
+
 void bitmap_clear(_Atomic uint64_t *b, uint64_t words)
 {
 	for (uint64_t i = 0; i < words; i++)

@@ -345,7 +345,8 @@ static int hand_over(struct capture *c, struct epoch *e)
 	/* From here on the epoch's own bitmap answers for its pages. */
 	bitmap_clear(c->a->bitmap[CARRY], c->a->bitmap_words);
 	(void)mc_fault(MC_FAULT_CAPTURE_CARRY);
-	bitmap_clear(c->a->bitmap[NOBASE], c->a->bitmap_words);
+	/* A page that the backup was found to have keeps its mark until it is sent. */
+	bitmap_and_not(c->a->bitmap[NOBASE], e->bitmap, c->a->bitmap_words);
 	c->dirty_estimate = e->pages;
 	/* The worker that encoded the last slab before the number of slabs was known. */
 	for (unsigned n = 0; n < MC_STAGES_MAX; n++)

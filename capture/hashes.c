@@ -15,11 +15,16 @@
 #include "../ipc/util.h"
 #include "capture.h"
 
-#define WINDOW (MC_HASH_SLOTS / 2) /* questions on their way */
-
 static uint64_t until(const struct capture *c, uint64_t from)
 {
 	return mc_min_u64(from + HASH_WORDS, c->a->bitmap_words);
+}
+
+void hashes_draw(struct capture *c)
+{
+	mc_hash_asker_init(&c->hash.asker, c->a->hashes);
+	while (getrandom(&c->hash.seed, sizeof(c->hash.seed), 0) != sizeof(c->hash.seed))
+		;
 }
 
 void hashes_begin(struct capture *c, uint64_t word)
@@ -29,9 +34,7 @@ void hashes_begin(struct capture *c, uint64_t word)
 		return;
 	c->hash.begin = c->hash.from = c->hash.next = c->hash.counted = word;
 	c->hash.compared = c->hash.equal = c->hash.taken_off = 0;
-	mc_hash_asker_init(&c->hash.asker, c->a->hashes);
-	while (getrandom(&c->hash.seed, sizeof(c->hash.seed), 0) != sizeof(c->hash.seed))
-		;
+	hashes_draw(c);
 }
 
 static void ask(struct capture *c)
@@ -39,7 +42,7 @@ static void ask(struct capture *c)
 	uint64_t next = c->hash.next;
 
 	while (c->hash.next < c->a->bitmap_words &&
-	       MC_HASH_SLOTS - mc_hash_room(&c->hash.asker) < WINDOW) {
+	       MC_HASH_SLOTS - mc_hash_room(&c->hash.asker) < HASH_WINDOW) {
 		uint64_t to = until(c, c->hash.next);
 		struct mc_hash_question q = {.seed = c->hash.seed,
 		                             .first = c->hash.next * 64,
@@ -92,33 +95,51 @@ static void count(struct capture *c, uint64_t word, uint64_t compared, uint64_t 
 	mc_metric_add(m, MC_M_HASH_EQUAL, equal);
 }
 
+uint64_t hashes_equal(const struct capture *c, uint64_t word, uint64_t bits,
+                      const struct mc_page_hash there[64])
+{
+	uint64_t equal = 0;
+
+	for (uint64_t left = bits; left; left &= left - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(left);
+		const uint8_t *page = content_of(c, word * 64 + i);
+		struct mc_page_hash here = {0, 0};
+
+		if (page)
+			here = mc_hash_page(page, c->hash.seed);
+		if (mc_hash_equal(&here, &there[i]))
+			equal |= 1ULL << i;
+	}
+	return equal;
+}
+
 uint64_t hashes_differ(struct capture *c, uint64_t word, uint64_t bits, uint64_t *holes)
 {
 	const struct mc_hash_slot *s = mc_hash_answer(&c->hash.asker);
 	const struct mc_page_hash *there;
-	uint64_t differ = 0;
+	uint64_t equal;
 
 	*holes = 0;
 	if (word < c->hash.begin || !s)
 		return bits;
 	there = s->hash + (word - c->hash.from) * 64;
-	for (unsigned i = 0; i < 64; i++) {
-		const uint8_t *page = bits >> i & 1 ? content_of(c, word * 64 + i) : NULL;
-		struct mc_page_hash here = {0, 0};
-
-		/* What isn't in the set was never written to: it is zero, and isn't read. */
-		if (page)
-			here = mc_hash_page(page, c->hash.seed);
-		if (mc_hash_equal(&here, &there[i]))
-			continue;
-		differ |= 1ULL << i;
-		if (!page)
+	equal = hashes_equal(c, word, bits, there);
+	/* What isn't in the set was never written to: it is zero, and isn't read. */
+	for (unsigned i = 0; i < 64; i++)
+		if (!(bits >> i & 1) && !mc_hash_is_zero(&there[i]))
 			*holes |= 1ULL << i;
-	}
-	c->hash.differ[word - c->hash.from] = differ;
-	count(c, word, (uint64_t)__builtin_popcountll(bits | differ),
-	      (uint64_t)__builtin_popcountll(bits & ~differ));
-	return differ;
+	c->hash.differ[word - c->hash.from] = (bits & ~equal) | *holes;
+	count(c, word, (uint64_t)__builtin_popcountll(bits | *holes),
+	      (uint64_t)__builtin_popcountll(equal));
+	return (bits & ~equal) | *holes;
+}
+
+void hashes_tell(struct capture *c, uint64_t epoch, uint64_t equal, uint64_t compared)
+{
+	mc_info("resync by page hashes: %llu of %llu pages equal", (unsigned long long)equal,
+	        (unsigned long long)compared);
+	mc_worker_event(c->w, "resync", epoch, "resync by page hashes: %llu of %llu pages equal",
+	                (unsigned long long)equal, (unsigned long long)compared);
 }
 
 /* The progress is of what has to be sent. */
@@ -163,8 +184,5 @@ void hashes_passed(struct capture *c, uint64_t from, uint64_t to)
 	if (to < c->a->bitmap_words)
 		return;
 	c->hash.on = false;
-	mc_info("resync by page hashes: %llu of %llu pages equal",
-	        (unsigned long long)c->hash.equal, (unsigned long long)c->hash.compared);
-	mc_worker_event(c->w, "resync", 0, "resync by page hashes: %llu of %llu pages equal",
-	                (unsigned long long)c->hash.equal, (unsigned long long)c->hash.compared);
+	hashes_tell(c, 0, c->hash.equal, c->hash.compared);
 }

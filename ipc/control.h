@@ -161,6 +161,7 @@ struct mc_control {
 	_Atomic uint64_t peer_strikes; /* backup: strikes_max announced by the primary */
 	_Atomic uint64_t
 	        peer_keeps; /* primary: 1: the standby's RAM isn't empty, but tells its hashes */
+	_Atomic uint64_t peer_hashes; /* primary: 1: the peer on this link tells hashes */
 	_Atomic uint64_t
 	        want_empty; /* backup: 1: the primary can't compare: its RAM must be empty */
 
@@ -198,7 +199,7 @@ struct mc_control {
 	_Atomic uint64_t qemu_pid, qemu_start;
 	/* primary, DEGRADED; written by transport: 1: a fresh standby of the peer waits */
 	_Atomic uint64_t standby_waits;
-	uint8_t pad[40];
+	uint8_t pad[32];
 	struct mc_gate_record gate[MC_NICS_MAX]; /* of the plug; written by netgate */
 	struct mc_block block[MC_BLOCKS_MAX];
 	/*

@@ -168,7 +168,7 @@ struct mc_wire_tls {
 
 /*
  * HASH_ASK: which content do these pages have?  Asked in the first copy after HELLO with resync 2,
- * at most MC_HASH_SLOTS / 2 at a time; answered in order.
+ * and of an armed backup; at most MC_HASH_SLOTS / 2 at a time; answered in order.
  */
 struct mc_wire_hash_ask {
 	uint64_t seed;  /* of the hashes */

@@ -17,6 +17,7 @@
 int hashes_hello(struct transport *t, const struct mc_wire_hello *theirs)
 {
 	t->p.peer_hashes = t->link->large && theirs->features & MC_FEATURE_HASHES;
+	atomic_store(&t->a->control->peer_hashes, t->p.peer_hashes);
 	if (theirs->resync == 2 && !t->p.peer_hashes)
 		return -EPROTO;
 	if (theirs->resync)

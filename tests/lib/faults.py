@@ -167,6 +167,8 @@ class Bench:
         self.filled = self.begin()
         self.a.mcctl("unprotect", "vm")
         self.b.wait_state("ENDED", timeout=5)
+        for h in (self.a, self.b):
+            h.mcctl("unprotect", "vm", ok=False)
 
     def end(self):
         """Unprotects and clears both ends for the next begin()."""
