@@ -7,9 +7,10 @@
 #include "../ipc/copyset.h"
 #include "../ipc/util.h"
 
-#define HOT_PAGES  (HOT_UNIT / MC_PAGE_SIZE * 3 / 4)
+#define HOT_PAGES  64 /* fewer faults aren't worth a system call more */
 #define STREAK     3
 #define REST_FIRST 2
+#define COOL       64
 
 int hot_init(struct hot *h, uint64_t size)
 {
@@ -45,20 +46,43 @@ void hot_count(struct hot *h, uint64_t from, uint64_t to)
 	}
 }
 
+/* At most a third more. */
+static bool within(uint16_t pages, uint16_t usual)
+{
+	return 3U * pages <= 4U * usual;
+}
+
 /* It was protected by this scan and the one before it. */
 static void judge(struct hot *h, struct hot_unit *u)
 {
-	if (u->pages < HOT_PAGES) {
+	bool same = within(u->pages, u->usual) && within(u->usual, u->pages);
+
+	u->usual = u->pages;
+	if (u->cool) {
+		u->cool--;
+		return;
+	}
+	if (u->pages < HOT_PAGES || !same) {
 		u->streak = u->rest = 0;
 		return;
 	}
-	if (u->streak < STREAK && ++u->streak < STREAK)
-		return;
-	if (h->resting == HOT_UNITS_MAX)
+	if ((u->streak < STREAK && ++u->streak < STREAK) || h->resting == HOT_UNITS_MAX)
 		return;
 	u->rest = u->rest ? (uint8_t)mc_min_u64(u->rest * 2, HOT_REST_MAX) : REST_FIRST;
 	u->left = u->rest;
 	h->resting++;
+}
+
+/* It rested in this scan. */
+static void go_on_resting(struct hot *h, struct hot_unit *u)
+{
+	u->left--;
+	if (!within(u->pages, u->usual)) {
+		u->left = u->rest = u->streak = 0;
+		u->cool = COOL;
+	}
+	u->settling = u->left == 0;
+	h->resting -= u->settling;
 }
 
 void hot_scanned(struct hot *h)
@@ -67,11 +91,10 @@ void hot_scanned(struct hot *h)
 		struct hot_unit *u = &h->unit[i];
 
 		if (u->left) {
-			u->settling = --u->left == 0;
-			h->resting -= u->settling;
+			go_on_resting(h, u);
 		} else if (u->settling) {
 			u->settling = false;
-		} else {
+		} else if (u->pages || u->usual || u->cool) {
 			judge(h, u);
 		}
 		u->pages = 0;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Parts of a RAM block that the guest writes all the time.  To protect them anew at each scan only
- * costs the guest a fault for each of their pages in each epoch; what is left unprotected is
- * reported as written by every scan, and so is in every epoch.  That is never too little; whether
- * it is too much only a scan with protection tells, so a part rests for a few scans, and for more
- * of them as long as it turns out to be written still.
+ * Parts of a RAM block in which the guest writes the same pages all the time.  To protect them anew
+ * at each scan only costs it a fault for each of them in each epoch; what is left unprotected
+ * is reported as written by every scan, and so is in every epoch.  That is never too little.
+ * That it is too much shows at once where other pages are written each time: the reports grow.
+ * Whether they are written at all any more only a scan with protection tells, so a part rests
+ * for a few scans, and for more of them as long as it is.
  */
 #ifndef MC_CAPTURE_HOT_H
 #define MC_CAPTURE_HOT_H
@@ -19,9 +20,11 @@
 
 struct hot_unit {
 	uint16_t pages; /* reported by the scan that is on */
-	uint8_t streak; /* scans in a row that found it hot */
+	uint16_t usual; /* by the last one that tells what is written between two */
+	uint8_t streak; /* scans in a row that reported about as much */
 	uint8_t rest;   /* scans that it rested the last time */
 	uint8_t left;   /* scans that it is still to rest; 0: it is protected by each */
+	uint8_t cool;   /* scans until it is looked at again */
 	bool settling;  /* what the next scan reports is of all the time that it rested */
 };
 

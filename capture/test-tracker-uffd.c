@@ -103,7 +103,9 @@ static uint64_t faults(pid_t pid)
 	return n;
 }
 
-#define HOT    1024 /* pages: two units of hot.h */
+#define UNIT   512 /* pages: one unit of hot.h */
+#define HOT    600 /* pages: of two units, neither of them all */
+#define FIRST  700
 #define ROUNDS 60
 
 /* What is written all the time is always reported, at few faults; and no more soon after. */
@@ -117,9 +119,9 @@ static void test_hot(void **state)
 	for (int i = 0; i < ROUNDS; i++) {
 		if (i == ROUNDS / 2)
 			before = faults(f->pid);
-		order(f, OP_WRITE, 512, HOT);
+		order(f, OP_WRITE, FIRST, HOT);
 		assert_int_equal(scan(f), HOT);
-		for (uint32_t p = 512; p < 512 + HOT; p++)
+		for (uint32_t p = FIRST; p < FIRST + HOT; p++)
 			assert_true(in(f->bitmap, p));
 	}
 	assert_in_range(faults(f->pid) - before, HOT, HOT * ROUNDS / 2 / 4);
@@ -127,7 +129,7 @@ static void test_hot(void **state)
 		over += (uint64_t)scan(f);
 	assert_in_range(over, 0, HOT * HOT_REST_MAX);
 	assert_int_equal(scan(f), 0);
-	order(f, OP_WRITE, 600, 1);
+	order(f, OP_WRITE, FIRST + 5, 1);
 	assert_int_equal(scan(f), 1);
 	assert_int_equal(tracker_detach(&f->t), 0);
 }
@@ -141,7 +143,7 @@ static void test_burst(void **state)
 	attach(f);
 	(void)scan(f);
 	for (int i = 0; i < 4; i++) {
-		order(f, OP_WRITE, 512, HOT);
+		order(f, OP_WRITE, FIRST, HOT);
 		assert_int_equal(scan(f), HOT);
 	}
 	for (int i = 0; i < 8; i++)
@@ -151,12 +153,40 @@ static void test_burst(void **state)
 	assert_int_equal(tracker_detach(&f->t), 0);
 }
 
+/* Other pages each time: no more is reported than a few scans with some of the ones before. */
+static void test_scattered(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t written = 0, reported = 0;
+	unsigned seed = 1;
+
+	attach(f);
+	(void)scan(f);
+	for (int i = 0; i < 2 * ROUNDS; i++) {
+		bool now[UNIT] = {false};
+
+		for (int n = 0; n < UNIT / 4; n++) {
+			uint32_t p = (uint32_t)rand_r(&seed) % UNIT;
+
+			written += !now[p];
+			now[p] = true;
+			order(f, OP_WRITE, UNIT + p, 1);
+		}
+		reported += (uint64_t)scan(f);
+		for (uint32_t p = 0; p < UNIT; p++)
+			assert_true(!now[p] || in(f->bitmap, UNIT + p));
+	}
+	assert_in_range(reported, written, written * 21 / 20);
+	assert_int_equal(tracker_detach(&f->t), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test_setup_teardown(test_holes, setup_uffd, teardown),
 	        cmocka_unit_test_setup_teardown(test_hot, setup_uffd, teardown),
 	        cmocka_unit_test_setup_teardown(test_burst, setup_uffd, teardown),
+	        cmocka_unit_test_setup_teardown(test_scattered, setup_uffd, teardown),
 	        cmocka_unit_test_setup_teardown(test_huge, setup_huge, teardown),
 	};
 
