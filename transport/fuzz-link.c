@@ -73,7 +73,7 @@ static void connect_them(struct world *x, enum mc_side side)
 		abort();
 	x->peer = sp[1];
 	if (side == MC_SIDE_BACKUP) {
-		x->w.arena.config->insecure = 1;
+		x->sup.config->insecure = 1;
 		if (backup_connection(t, sp[0]) < 0)
 			abort();
 		return;
