@@ -9,13 +9,15 @@
 
 bool pace_wants_prescan(struct pace_prescan *p, uint64_t pages)
 {
+	bool skipped = p->skip > 0;
+
+	/* A small epoch counts as well: the guest does something else meanwhile. */
+	if (skipped)
+		p->skip--;
 	if (pages <= PACE_PRESCAN)
 		return false;
 	/* A guest that writes much more than it did then is another case. */
-	if (!p->skip || pages > 2 * p->pages)
-		return true;
-	p->skip--;
-	return false;
+	return !skipped || pages > 2 * p->pages;
 }
 
 void pace_prescan_done(struct pace_prescan *p, const struct pace_tried *t)

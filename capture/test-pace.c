@@ -94,6 +94,10 @@ static void test_prescan_in_vain(void **state)
 	assert_in_range(tried(&p, 200, 4000, 100), 130, 200);
 	assert_in_range(tried(&p, 1000, 2300, 1200), 15, 25);
 	assert_int_equal(tried(&p, 10, 16000, 1500), 10);
+	/* It wrote little for a while. */
+	assert_in_range(tried(&p, 1000, 2300, 1200), 15, 25);
+	assert_int_equal(tried(&p, 64, 100, 0), 0);
+	assert_int_equal(tried(&p, 1, 2300, 1200), 1);
 }
 
 int main(void)
