@@ -49,11 +49,12 @@ static void print_when(const char *label, uint64_t ns, uint64_t now)
 static void print_head(const struct mc_arena *a, const char *path)
 {
 	const struct mc_arena_params *p = &a->params;
+	int len = (int)strnlen(a->config->guest, sizeof(a->config->guest));
 
-	printf("%s: guest %.*s, %s, ABI %u, build %.*s\n", path,
-	       (int)strnlen(a->config->guest, sizeof(a->config->guest)), a->config->guest,
-	       p->side == MC_SIDE_PRIMARY ? "primary" : "backup", a->header->abi,
-	       (int)strnlen(a->header->build, sizeof(a->header->build)), a->header->build);
+	printf("%s: guest %.*s, %s, ABI %u, build %.*s\n", path, len ? len : 1,
+	       len ? a->config->guest : "?", p->side == MC_SIDE_PRIMARY ? "primary" : "backup",
+	       a->header->abi, (int)strnlen(a->header->build, sizeof(a->header->build)),
+	       a->header->build);
 	printf("  slab-size %llu, max-memory %llu, delta-cache %llu, %llu pages of RAM\n",
 	       (unsigned long long)p->slab_size, (unsigned long long)p->max_memory,
 	       (unsigned long long)p->delta_cache, (unsigned long long)p->ram_pages);

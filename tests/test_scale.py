@@ -142,7 +142,10 @@ def dead_arena(w):
     path = text.split(":")[0]
     copy = f"{w.a.dir}/arena"
     w.a.run("cp", "--sparse=always", path, copy)
+    check(arena(w.a, "--file", copy).startswith(f"{copy}: guest ?, primary"), "a copy without its configuration")
+    w.a.run("cp", f"{path}:config", f"{copy}:config")
     check(arena(w.a, "--file", copy).split("\n", 1)[1].startswith("  slab-size"), "a copy")
+    check(arena(w.a, "--file", copy).startswith(f"{copy}: guest vm, primary"), "a copy with it")
     with open(copy, "r+b") as f:
         data = f.read(64 << 20)
         at = data.find((0x6c6e72756f6a636d).to_bytes(8, "little"))
