@@ -22,7 +22,7 @@ def equal_pages(host, nth):
 
 
 def rewrite(w):
-    """Has the guest write 40 MB once more, as they are."""
+    """Has the guest write 20 MB once more, as they are."""
     def connect():
         try:
             s = w.in_client(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
@@ -35,10 +35,10 @@ def rewrite(w):
 
 
 def filled_guest(w):
-    """A guest with 40 MB in a file and their copy."""
-    cmd = ("head^-c^40000000^/dev/urandom>/tmp/x;cp^/tmp/x^/tmp/y;echo^filled;"
+    """A guest with 20 MB in a file and their copy."""
+    cmd = ("head^-c^20000000^/dev/urandom>/tmp/x;cp^/tmp/x^/tmp/y;echo^filled;"
            "while^nc^-l^-p^7010^</dev/null;do^dd^if=/tmp/x^of=/tmp/y^conv=notrunc^bs=1M;done")
-    g = sc.boot(w.a, work=f"mc.redis=1 mc.memcheck=16:8 mc.counter=2000 mc.run={cmd}", mem=224)
+    g = sc.boot(w.a, work=f"mc.redis=1 mc.memcheck=16:8 mc.counter=2000 mc.run={cmd}", mem=192)
     mctest.wait_for("the guest's memory to be filled", lambda: "filled" in g.console(), 30)
     return g
 
@@ -46,7 +46,7 @@ def filled_guest(w):
 def broken_copy(w):
     """A first copy that breaks off: what came of it isn't sent again."""
     w.a.mcctl(*sc.protect_args(w.a, w.b, *SMALL, "--max-memory", "96M", "--on-overload", "hold", "--abort-limit", 2,
-                               "--max-bandwidth", "48M"))
+                               "--max-bandwidth", "64M"))
     mctest.wait_for("most of the first copy", lambda: w.a.status()["SyncDone"] > w.a.status()["SyncTotal"] * 0.6, 20)
     check(w.a.state() == "SYNCING", f"state {w.a.state()}: the copy was over before it could break off")
     w.a.mcctl("set", "vm", "max-bandwidth=0")
@@ -64,7 +64,7 @@ def too_large_but_equal(w, g, redis):
         rewrite(w)
         mctest.wait_for("a comparison", lambda n=nth: equal_pages(w.a, n), 15, every=0.05)
         equal, compared = equal_pages(w.a, nth)
-        check(equal > 40_000_000 // 4096 * 0.9, f"{equal} of {compared} pages equal after all was written once more")
+        check(equal > 20_000_000 // 4096 * 0.9, f"{equal} of {compared} pages equal after all was written once more")
         sc.epochs_go_on(w.a, 1)
         sc.write_for(redis, 0.1)
     check("held" not in w.a.mcctl("events", "vm").stdout, "the overload policy was applied")
