@@ -79,7 +79,7 @@ def client(world):
 
 def arena_path(host):
     """The arena of guest vm on this host, as seen from outside its mount namespace."""
-    found = [p for p in glob.glob(f"/proc/{host.holder.pid}/root/dev/shm/*vm*") if "ram" not in os.path.basename(p)]
+    found = [p for p in glob.glob(f"/proc/{host.holder.pid}/root/dev/shm/*vm") if "ram" not in os.path.basename(p)]
     mctest.check(len(found) == 1, f"arena of host {host.name}: {found}")
     return found[0]
 
