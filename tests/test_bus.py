@@ -178,6 +178,10 @@ def test_progress_and_top_on_a_terminal():
         steps = {int(m) for m in mctest.re.findall(r"first copy (\d+) of \d+ MiB", shown)}
         check(len(steps) > 2, f"progress in steps of {sorted(steps)}: {shown}")
         check("PROTECTED" in shown, shown)
+        took = float(mctest.re.search(r"SYNCING -> PROTECTED \(first-commit, after ([\d.]+) s", w.a.mcctl("events", "vm").stdout)[1])
+        sent = float(mctest.re.search(r"^microcheckpoint_transport_bytes_xfer_total\S* ([\d.e+]+)$",
+                                      w.a.mcctl("metrics", "--prometheus").stdout, mctest.re.M)[1])
+        check(1e6 < sent / took < 18e6, f"{sent} bytes in {took} s in spite of max-bandwidth")
         screens = on_terminal(w.a, "top", until="q quits", keys=b"q")
         check("vm" in screens and "PROTECTED" in screens, screens)
         check(mctest.re.search(r"phases +Stop \d.*State \d.*Scan \d.*Copy \d.*Barrier \d.*Cont \d", screens), screens)
