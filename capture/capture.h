@@ -232,6 +232,9 @@ uint64_t hashes_equal(const struct capture *c, uint64_t word, uint64_t bits,
 void hashes_draw(struct capture *c); /* a new seed; what was asked before is forgotten */
 void hashes_tell(struct capture *c, uint64_t epoch, uint64_t equal, uint64_t compared);
 
+/* overload.c: epochs fail, here or at the backup. true: the phase has changed. */
+bool overload_policy(struct capture *c);
+
 /*
  * resync.c: to be asked before the overload policy; once true, resync_step() goes on, instead of
  * epochs, while c->resync.on.  1 did something, 0 must wait.

@@ -35,7 +35,6 @@ int primary_move(struct transport *t, enum mc_state from, enum mc_state to, enum
 	return r;
 }
 
-/* From whichever of the running states. */
 void primary_move_any(struct transport *t, enum mc_state to, enum mc_reason why)
 {
 	static const enum mc_state from[] = {MC_STATE_SYNCING, MC_STATE_PROTECTED, MC_STATE_HELD,
