@@ -193,8 +193,8 @@ class Bench:
         self.watch.poll()
         check(not self.watch.back, f"{what}: counts taken back: {self.watch.back[:3]}")
 
-    def hit(self, host, role, spec, action, trigger=None):
-        """Arms, waits until it was passed and, but for an error, until a successor runs."""
+    def hit(self, host, role, spec, action, trigger=None, every=9):
+        """Arms, waits until it was passed and, but for an error, until a successor runs; triggers every so often."""
         pids = {p for p, _ in host.worker_pids(role)}
         before = len(deaths(host))
         arm(host, role, spec)
@@ -203,10 +203,13 @@ class Bench:
         if action == "error":
             sc.write_for(self.redis, 0.1)
             return
-        t = time.monotonic()
+        t = again = time.monotonic()
         while len(deaths(host)) == before:
             sc.write_for(self.redis, 0.02)
             check(time.monotonic() < t + 8, f"{spec} wasn't passed, or a hung mc-{role} not found")
+            if time.monotonic() > again + every:
+                trigger()
+                again = time.monotonic()
         mctest.wait_for(f"a successor after {spec}",
                         lambda: any(p not in pids for p, _ in host.worker_pids(role)), 5)
 
@@ -241,7 +244,8 @@ class Bench:
         if point.role == "supervisor":
             self.take_supervisor(point, spec, trigger)
         else:
-            self.hit(host, point.role, spec, action, trigger)
+            # A link that breaks within an epoch may have carried all of it, or nothing.
+            self.hit(host, point.role, spec, action, trigger, 2.5 if point.when == "break" else 9)
         if point.when == "large":
             self.a.mcctl("set", "vm", "interval=25")
         if patient:
