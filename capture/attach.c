@@ -244,6 +244,17 @@ static int check_guest(struct capture *c)
 	return r < 0 ? refuse(c, r, why) : 0;
 }
 
+/* A thread of QEMU ended while its answer was waited for. */
+static bool qemu_ends(void *ctx)
+{
+	struct capture *c = ctx;
+
+	if (death_has_come(&c->death))
+		return true;
+	death_forget_ended(&c->death);
+	return false;
+}
+
 /* Without it QEMU's death shows when QMP ends, tens of milliseconds later for a large guest. */
 static void watch_death(struct capture *c)
 {
@@ -251,6 +262,8 @@ static void watch_death(struct capture *c)
 
 	if (r < 0)
 		mc_debug("no early word of QEMU's death: %s", strerror(-r));
+	else
+		qmp_watch_peer(c->q, c->death.any, qemu_ends, c);
 }
 
 int capture_guard(struct capture *c)

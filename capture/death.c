@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,7 +29,7 @@ static int open_proc(pid_t pid, const char *name)
 
 static int add_threads(struct death *d, pid_t pid)
 {
-	struct dirent *e;
+	struct dirent *entry;
 	char path[64];
 	int r = 0;
 	DIR *dir;
@@ -37,15 +38,19 @@ static int add_threads(struct death *d, pid_t pid)
 	dir = opendir(path);
 	if (!dir)
 		return -errno;
-	while (r == 0 && d->n < DEATH_THREADS && (e = readdir(dir))) {
-		int tid = atoi(e->d_name), fd;
+	while (r == 0 && d->n < DEATH_THREADS && (entry = readdir(dir))) {
+		int tid = atoi(entry->d_name), fd;
 
 		if (tid <= 0)
 			continue;
 		fd = (int)syscall(SYS_pidfd_open, tid, THREAD);
-		if (fd >= 0)
+		if (fd >= 0) {
+			struct epoll_event e = {.events = EPOLLIN, .data.fd = fd};
+
 			d->thread[d->n++] = fd;
-		else if (errno != ESRCH) /* one that has just ended */
+			if (epoll_ctl(d->any, EPOLL_CTL_ADD, fd, &e) < 0)
+				r = -errno;
+		} else if (errno != ESRCH) /* one that has just ended */
 			r = -errno;
 	}
 	closedir(dir);
@@ -56,8 +61,13 @@ int death_open(struct death *d, pid_t pid)
 {
 	int r;
 
-	*d = (struct death){.stat = open_proc(pid, "stat"), .status = open_proc(pid, "status")};
-	r = d->stat < 0 ? d->stat : d->status < 0 ? d->status : add_threads(d, pid);
+	*d = (struct death){.stat = open_proc(pid, "stat"),
+	                    .status = open_proc(pid, "status"),
+	                    .any = epoll_create1(EPOLL_CLOEXEC)};
+	r = d->stat < 0     ? d->stat
+	    : d->status < 0 ? d->status
+	    : d->any < 0    ? -EMFILE
+	                    : add_threads(d, pid);
 	if (r < 0)
 		death_close(d);
 	return r;
@@ -71,7 +81,9 @@ void death_close(struct death *d)
 		mc_closep(&d->stat);
 	if (d->status >= 0)
 		mc_closep(&d->status);
-	d->stat = d->status = -1;
+	if (d->any >= 0)
+		mc_closep(&d->any);
+	d->stat = d->status = d->any = -1;
 }
 
 /* Reads a file of /proc anew. false: the process is gone. */
@@ -110,4 +122,13 @@ bool death_has_come(const struct death *d)
 		return true;
 	/* It may have taken the signal between the two looks. */
 	return !read_again(d->stat, buf, sizeof(buf)) || leader_exits(buf);
+}
+
+void death_forget_ended(const struct death *d)
+{
+	struct epoll_event e[DEATH_THREADS];
+	int n = epoll_wait(d->any, e, DEATH_THREADS, 0);
+
+	while (n > 0)
+		(void)epoll_ctl(d->any, EPOLL_CTL_DEL, e[--n].data.fd, NULL);
 }

@@ -14,6 +14,7 @@
 
 struct death {
 	int stat, status;          /* of /proc/PID; -1: not open */
+	int any;                   /* epoll of those pidfds: one of them may have ended */
 	int thread[DEATH_THREADS]; /* pidfds; readable once that thread has ended */
 	unsigned n;
 };
@@ -31,5 +32,8 @@ void death_close(struct death *d); /* accepts what death_open() refused */
  * sent SIGKILL.  Nothing of it runs after that but in the kernel; what it wrote before can be read.
  */
 bool death_has_come(const struct death *d);
+
+/* Threads that have ended, but not with their process: `any` tells of them no more. */
+void death_forget_ended(const struct death *d);
 
 #endif

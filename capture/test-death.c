@@ -73,6 +73,13 @@ static int ended(const struct death *d, int ms)
 	return n;
 }
 
+static bool any_tells(const struct death *d, int ms)
+{
+	struct pollfd p = {.fd = d->any, .events = POLLIN};
+
+	return poll(&p, 1, ms) == 1;
+}
+
 static void test_death(void **state)
 {
 	struct death d;
@@ -93,7 +100,11 @@ static void test_death(void **state)
 	assert_int_equal(write(ask[1], "x", 1), 1);
 	assert_int_equal(ended(&d, 10000), 1);
 	assert_false(death_has_come(&d));
+	assert_true(any_tells(&d, 10000));
+	death_forget_ended(&d);
+	assert_false(any_tells(&d, 0));
 	kill(pid, SIGKILL);
+	assert_true(any_tells(&d, 10000));
 	while (ended(&d, 10000) < 2)
 		;
 	assert_true(death_has_come(&d));

@@ -8,9 +8,8 @@
 #include "../ipc/util.h"
 #include "io.h"
 
-int qmp_io_wait(int fd, short events, uint64_t deadline_ns)
+static int wait_any(struct pollfd *p, nfds_t n, uint64_t deadline_ns)
 {
-	struct pollfd p = {.fd = fd, .events = events};
 	uint64_t now;
 	int r;
 
@@ -21,7 +20,7 @@ int qmp_io_wait(int fd, short events, uint64_t deadline_ns)
 		now = now < deadline_ns ? deadline_ns - now : 0;
 		ts.tv_sec = (time_t)(now / MC_NS_PER_S);
 		ts.tv_nsec = (long)(now % MC_NS_PER_S);
-		r = ppoll(&p, 1, &ts, NULL);
+		r = ppoll(p, n, &ts, NULL);
 		if (r > 0)
 			return 0;
 		if (r == 0)
@@ -29,6 +28,21 @@ int qmp_io_wait(int fd, short events, uint64_t deadline_ns)
 		if (errno != EINTR)
 			return -errno;
 	}
+}
+
+int qmp_io_wait(int fd, short events, uint64_t deadline_ns)
+{
+	struct pollfd p = {.fd = fd, .events = events};
+
+	return wait_any(&p, 1, deadline_ns);
+}
+
+int qmp_io_wait_two(int fd, int other, uint64_t deadline_ns)
+{
+	struct pollfd p[2] = {{.fd = fd, .events = POLLIN}, {.fd = other, .events = POLLIN}};
+	int r = wait_any(p, 2, deadline_ns);
+
+	return r < 0 ? r : p[1].revents != 0;
 }
 
 int qmp_io_send(int fd, const char *text, size_t len, int pass, uint64_t deadline_ns, bool *partly)

@@ -17,6 +17,9 @@ int qmp_io_connect(const char *path, int *fd, pid_t *pid);
 /* Waits for POLLIN or POLLOUT. 0, -ETIMEDOUT, negative errno. */
 int qmp_io_wait(int fd, short events, uint64_t deadline_ns);
 
+/* Waits until one of the two (@other -1: none) can be read. 1: @other; 0, negative as above. */
+int qmp_io_wait_two(int fd, int other, uint64_t deadline_ns);
+
 /*
  * Sends all of @text, and @pass (-1: none; stays the caller's) with its first byte.  0,
  * -ETIMEDOUT, negative errno; *partly: some of it went out.

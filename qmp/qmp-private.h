@@ -33,6 +33,9 @@ struct qmp {
 	void *event_ctx;
 	void (*on_wait)(void *ctx, uint64_t ns);
 	void *wait_ctx;
+	int peer_fd; /* qmp_watch_peer(); -1: none */
+	bool (*peer_ends)(void *ctx);
+	void *peer_ctx;
 
 	char *buf;
 	size_t used, size;

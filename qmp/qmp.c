@@ -26,6 +26,13 @@ const char *qmp_error(const struct qmp *q)
 	return q->error;
 }
 
+void qmp_watch_peer(struct qmp *q, int fd, bool (*ends)(void *ctx), void *ctx)
+{
+	q->peer_fd = fd;
+	q->peer_ends = ends;
+	q->peer_ctx = ctx;
+}
+
 void qmp_on_event(struct qmp *q, qmp_event_fn fn, void *ctx)
 {
 	q->on_event = fn;
@@ -138,6 +145,17 @@ static int drop_begun(struct qmp *q)
 	return 0;
 }
 
+/* QEMU ends: what it wrote before that is in the socket. */
+static int last_words(struct qmp *q, bool (*ready)(const struct qmp *q))
+{
+	int r;
+
+	do
+		r = qmp_read_some(q);
+	while (r > 0);
+	return ready(q) ? 0 : r < 0 ? r : qmp_broken(q, -ECONNRESET);
+}
+
 /* Reads until *@ready, or nothing more will come. */
 static int read_until(struct qmp *q, bool (*ready)(const struct qmp *q), uint64_t deadline)
 {
@@ -151,7 +169,9 @@ static int read_until(struct qmp *q, bool (*ready)(const struct qmp *q), uint64_
 			continue;
 		if (ready(q))
 			break;
-		r = qmp_io_wait(q->fd, POLLIN, deadline);
+		r = qmp_io_wait_two(q->fd, q->peer_fd, deadline);
+		if (r == 1 && q->peer_ends(q->peer_ctx))
+			return last_words(q, ready);
 		if (r < 0)
 			return r;
 	}
@@ -277,7 +297,7 @@ static struct qmp *qmp_new(void)
 
 	if (!q)
 		return NULL;
-	q->fd = -1;
+	q->fd = q->peer_fd = -1;
 	q->size = QMP_LINE_FIRST;
 	q->buf = malloc(q->size);
 	if (!q->buf) {

@@ -47,6 +47,14 @@ pid_t qmp_peer_pid(const struct qmp *q); /* of QEMU, SO_PEERCRED at connect */
 void qmp_on_event(struct qmp *q, qmp_event_fn fn, void *ctx);
 
 /*
+ * Whoever waits for an answer also looks at @fd (stays the caller's), which tells sooner than the
+ * socket that QEMU may be ending.  When it is readable @ends(@ctx) says whether that is so: then
+ * what QEMU had said is read, and the connection counts as broken (-ECONNRESET); if not, it must
+ * see to it that @fd is readable no more.
+ */
+void qmp_watch_peer(struct qmp *q, int fd, bool (*ends)(void *ctx), void *ctx);
+
+/*
  * @fn is called by qmp_command() and its like before they wait for an answer, with the time that
  * this may take at most, in ns, and after it with 0.  For a process that others watch.
  */

@@ -2,6 +2,8 @@
 /* The QMP client against peers that break, end, or never end. */
 #include "test-peer.h"
 
+#include <sys/eventfd.h>
+
 static void script_eof(int fd)
 {
 	welcome(fd);
@@ -25,6 +27,57 @@ static void test_eof_in_answer(void **state)
 	assert_int_equal(qmp_command(q, "query", NULL, LONG, NULL), -ECONNRESET);
 	assert_int_equal(qmp_dispatch(q), -ECONNRESET);
 	qmp_free(q);
+	peer_end(&p);
+}
+
+/* Its socket stays open for as long as its memory is given back. */
+static void script_dying(int fd)
+{
+	welcome(fd);
+	hear(fd, "query");
+	say(fd,
+	    "{\"event\": \"SHUTDOWN\", \"data\": {\"reason\": \"host-signal\"}, " STAMP "}\r\n");
+	hear(fd, "again");
+	hear_eof(fd);
+}
+
+struct threads {
+	int fd;
+	bool all; /* of them end, not only one */
+	unsigned asked;
+};
+
+static bool ends(void *ctx)
+{
+	struct threads *t = ctx;
+	eventfd_t v;
+
+	t->asked++;
+	if (!t->all)
+		assert_int_equal(eventfd_read(t->fd, &v), 0);
+	return t->all;
+}
+
+static void test_end_before_eof(void **state)
+{
+	struct threads t = {.fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)};
+	struct events e;
+	struct peer p;
+	struct qmp *q;
+
+	(void)state;
+	q = connected(&p, script_dying, &e);
+	qmp_watch_peer(q, t.fd, ends, &t);
+	assert_int_equal(qmp_command(q, "query", NULL, 100, NULL), -ETIMEDOUT);
+	assert_int_equal(t.asked, 1);
+	assert_string_equal(e.detail, "host-signal");
+	t.all = true;
+	assert_int_equal(eventfd_write(t.fd, 1), 0);
+	assert_int_equal(qmp_command(q, "again", NULL, 60000, NULL), -ECONNRESET);
+	assert_int_equal(qmp_dispatch(q), -ECONNRESET);
+	assert_int_equal(t.asked, 2);
+	qmp_free(q);
+	close(t.fd);
 	peer_end(&p);
 }
 
@@ -247,9 +300,10 @@ static void test_deaf_peer(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_eof_in_answer), cmocka_unit_test(test_send_after_end),
-	        cmocka_unit_test(test_large),         cmocka_unit_test(test_broken_answers),
-	        cmocka_unit_test(test_flood),         cmocka_unit_test(test_deaf_peer),
+	        cmocka_unit_test(test_eof_in_answer),  cmocka_unit_test(test_end_before_eof),
+	        cmocka_unit_test(test_send_after_end), cmocka_unit_test(test_large),
+	        cmocka_unit_test(test_broken_answers), cmocka_unit_test(test_flood),
+	        cmocka_unit_test(test_deaf_peer),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
