@@ -175,6 +175,8 @@ struct rdma *rdma_new(sd_event *event, const struct rdma_options *opt,
 	    sd_event_add_time_relative(event, &r->limit, CLOCK_MONOTONIC, limit, 1000, on_limit,
 	                               r) < 0 ||
 	    sd_event_add_defer(event, &r->spin, on_spin, r) < 0 ||
+	    /* Always pending while it polls: timers, signals and the connection's end go first. */
+	    sd_event_source_set_priority(r->spin, SD_EVENT_PRIORITY_IDLE) < 0 ||
 	    sd_event_source_set_enabled(r->spin, SD_EVENT_OFF) < 0) {
 		destroy(r);
 		return NULL;
