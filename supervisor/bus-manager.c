@@ -228,6 +228,9 @@ static int method_unprotect(sd_bus_message *msg, void *userdata, sd_bus_error *e
 		return bus_error(e, -ENOENT, "there is no guest %s here (mcctl status lists them)",
 		                 name);
 	boot_leave(userdata, name);
+	/* How it ended may have been written a moment ago: its history and the bus hear of it
+	 * first. */
+	watch_look(g);
 	s = guest_state(g);
 	if (guest_replaceable(g) || s == MC_STATE_WAITING) {
 		guest_remove(g);
