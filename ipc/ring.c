@@ -5,19 +5,6 @@
 #include <errno.h>
 #include <string.h>
 
-/*
- * An end that finds nothing to do stays away from the other's line for a moment (some 50 ns).  One
- * that asks again at once takes the line from its peer with each single handle.
- */
-static inline void stay_away(void)
-{
-#if defined(__x86_64__)
-	__builtin_ia32_pause();
-#elif defined(__aarch64__)
-	__asm__ volatile("isb");
-#endif
-}
-
 static int is_power_of_two(uint64_t n)
 {
 	return n && (n & (n - 1)) == 0;
@@ -88,11 +75,8 @@ int mc_ring_push_burst(struct mc_ring_end *e, const uint64_t *handles, size_t n)
 		if (e->own - t > e->nslots)
 			return -EBADMSG;
 		e->peer = t;
-		if (e->own - t > e->nslots - n) {
-			stay_away();
-			stay_away(); /* room for more than one, measured: docs/benchmarks.md */
+		if (e->own - t > e->nslots - n)
 			return -ENOSPC;
-		}
 	}
 	for (size_t i = 0; i < n; i++)
 		atomic_store_explicit(&ring->slot[(e->own + i) & mask], handles[i],
@@ -116,8 +100,6 @@ static int64_t available(struct mc_ring_end *e, uint64_t want)
 		if (h - e->own > e->nslots)
 			return -EBADMSG;
 		e->peer = h;
-		if (h == e->own)
-			stay_away();
 	}
 	return (int64_t)(e->peer - e->own);
 }
