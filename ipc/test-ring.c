@@ -19,7 +19,7 @@
 #include "ring.h"
 #include "util.h"
 
-#define ITEMS 400000ULL
+#define ITEMS 100000ULL
 
 static struct mc_ring *shared_ring(uint64_t nslots, uint64_t start)
 {
