@@ -90,6 +90,8 @@ $(UNIT): $(B)/%: $(B)/%.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA
 
 test-rdma_LD := $(foreach f,$(shell sed -n 's/^WRAP.[^,]*, \([a-z_]*\),.*/\1/p' transport/test-rdma-fake.h),-Wl,--wrap=verbs_$f)
 test-rdma-slabs_LD := $(test-rdma_LD)
+test-listen_LD := -Wl,--wrap=sd_event_add_time_relative
+test-control_LD = $(if $(filter $(B)/supervisor/%,$@),$(test-listen_LD))
 test-verbs_LD := $(foreach f,$(shell sed -n 's/^WRAP.[^,]*, \([a-z_0-9]*\),.*/\1/p' verbs/test-verbs.c),-Wl,--wrap=$f)
 fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send,--wrap=qmp_io_wait
 $(REPLAY): $(B)/%: $(B)/%.o $(B)/ipc/fuzz-main.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a

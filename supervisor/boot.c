@@ -12,6 +12,7 @@
 #include "../ipc/log.h"
 #include "../ipc/util.h"
 #include "supervisor.h"
+#include "text.h"
 
 #define RETRY_US 2000000
 
@@ -105,7 +106,7 @@ static void step(struct manager *m, struct guest_conf *c)
 		char text[MC_WHY_MAX];
 
 		snprintf(text, sizeof(text), "%.*s", MC_WHY_MAX - 1, g->arena.control->refusal);
-		remember(c, text);
+		remember(c, text_clean(text, true));
 	}
 	if (!g || guest_replaceable(g))
 		try(m, c);

@@ -10,6 +10,7 @@
 #include "../ipc/util.h"
 #include "access.h"
 #include "supervisor.h"
+#include "text.h"
 
 #define UNPROTECT_US 5000000
 
@@ -50,7 +51,7 @@ int bus_error(sd_bus_error *e, int error, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	return sd_bus_error_set(e, name, text);
+	return sd_bus_error_set(e, name, text_clean(text, true));
 }
 
 /* Answers the caller of Protect, Standby or StandbyArgs. */
@@ -292,9 +293,13 @@ static int method_events(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 
 	if (r < 0)
 		return r;
-	if (mc_guest_name_check(name) == 0)
-		text = event_read(userdata, name);
-	if (!text)
+	r = mc_guest_name_check(name) < 0 ? -ENOENT : event_read(userdata, name, &text);
+	if (r == -ENOMEM)
+		return bus_error(e, r,
+		                 "guest %s: out of memory for its history; free some on this host, "
+		                 "then try again",
+		                 name);
+	if (r < 0)
 		return bus_error(e, -ENOENT,
 		                 "there is no history of a guest %s here; is the name right, and "
 		                 "the host? (mcctl status lists guests)",

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "../ipc/util.h"
+#include "text.h"
 
 uint64_t bus_guest_committed_epoch(const struct guest *g)
 {
@@ -24,8 +25,9 @@ int guest_property_text(sd_bus *bus, const char *path, const char *iface, const 
 	static const char *const gates[] = {"none", "relay", "plug"};
 	struct guest *g = userdata;
 	uint64_t s = atomic_load(&g->arena.control->state);
-	char text[MC_WHY_MAX];
 	const char *v = g->name;
+	char text[MC_WHY_MAX];
+	int max = MC_WHY_MAX - 1;
 
 	(void)bus, (void)path, (void)iface, (void)e;
 	if (strcmp(prop, "State") == 0)
@@ -44,15 +46,14 @@ int guest_property_text(sd_bus *bus, const char *path, const char *iface, const 
 		v = mc_tracker_name((enum mc_tracker)(atomic_load(&g->arena.control->tracker)
 		                                              ?: g->arena.config->tracker));
 	else if (strcmp(prop, "Message") == 0)
-		v = (snprintf(text, sizeof(text), "%.*s", MC_WHY_MAX - 1,
-		              g->arena.control->refusal),
-		     text);
-	else if (strcmp(prop, "Security") == 0)
-		v = (snprintf(text, sizeof(text), "%.*s",
-		              (int)sizeof(g->arena.control->security) - 1,
-		              g->arena.control->security),
-		     text);
-	return sd_bus_message_append(reply, "s", v);
+		v = g->arena.control->refusal;
+	else if (strcmp(prop, "Security") == 0) {
+		v = g->arena.control->security;
+		max = (int)sizeof(g->arena.control->security) - 1;
+	}
+	/* What the guest's processes wrote may be anything. */
+	snprintf(text, sizeof(text), "%.*s", max, v);
+	return sd_bus_message_append(reply, "s", text_clean(text, true));
 }
 
 uint64_t bus_guest_term(const struct guest *g)

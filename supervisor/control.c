@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -19,6 +20,33 @@
 #define EVENT_BURST 100         /* of one process at once, */
 #define EVENT_NS    MC_NS_PER_S /* and then one a second */
 
+/* Connections that haven't registered: what a process that was taken over can take of those of
+ * others. A worker has one, and registers at once. */
+#define NEW_OF_ONE 4        /* of one process */
+#define NEW_US     10000000 /* for so long */
+
+struct newcomer {
+	struct manager *m;
+	struct newcomer *next; /* an older one */
+	sd_bus *bus;
+	pid_t pid; /* as the kernel says */
+	sd_event_source *limit;
+};
+
+static void forget_newcomer(struct manager *m, const sd_bus *bus)
+{
+	struct newcomer **p = &m->newcomers, *n;
+
+	while (*p && (*p)->bus != bus)
+		p = &(*p)->next;
+	n = *p;
+	if (!n)
+		return;
+	*p = n->next;
+	sd_event_source_disable_unref(n->limit);
+	free(n);
+}
+
 static struct child *child_of_bus(struct manager *m, sd_bus *bus)
 {
 	for (struct guest *g = m->guests; g; g = g->next)
@@ -31,6 +59,7 @@ static struct child *child_of_bus(struct manager *m, sd_bus *bus)
 sd_bus *control_close(struct manager *m, sd_bus *bus)
 {
 	m->nworkers--;
+	forget_newcomer(m, bus);
 	sd_bus_detach_event(bus);
 	return sd_bus_close_unref(bus);
 }
@@ -157,6 +186,7 @@ static int on_register(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (!g || child_adopt(&g->child[role], (pid_t)pid, bus) < 0)
 		return bus_error(e, -EBUSY,
 		                 "its place is taken by another process, or its guest isn't here");
+	forget_newcomer(m, bus);
 	(void)mc_fault(MC_FAULT_SUPERVISOR_REGISTERED);
 	r = sd_bus_reply_method_return(msg, NULL);
 	watch_look(g);
@@ -168,6 +198,52 @@ static const sd_bus_vtable control_vtable[] = {
         SD_BUS_METHOD("Register", "ssuutshah", NULL, on_register, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_VTABLE_END,
 };
+
+static int on_new_limit(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct newcomer *n = userdata;
+
+	(void)s;
+	(void)usec;
+	(void)control_close(n->m, n->bus);
+	return 0;
+}
+
+/* The newest of a process is the one that it means. */
+static void close_oldest_of(struct manager *m, pid_t pid)
+{
+	struct newcomer *oldest = NULL;
+	unsigned count = 0;
+
+	for (struct newcomer *n = m->newcomers; n; n = n->next)
+		if (n->pid == pid) {
+			oldest = n;
+			count++;
+		}
+	if (count > NEW_OF_ONE)
+		(void)control_close(m, oldest->bus);
+}
+
+static int add_newcomer(struct manager *m, sd_bus *bus)
+{
+	struct newcomer *n = calloc(1, sizeof(*n));
+	struct ucred cred = {0};
+	socklen_t len = sizeof(cred);
+	int r;
+
+	if (!n)
+		return -ENOMEM;
+	(void)getsockopt(sd_bus_get_fd(bus), SOL_SOCKET, SO_PEERCRED, &cred, &len);
+	*n = (struct newcomer){.m = m, .bus = bus, .pid = cred.pid, .next = m->newcomers};
+	r = sd_event_add_time_relative(m->event, &n->limit, CLOCK_MONOTONIC, NEW_US, 0,
+	                               on_new_limit, n);
+	if (r < 0) {
+		free(n);
+		return r;
+	}
+	m->newcomers = n;
+	return 0;
+}
 
 static int serve(struct manager *m, int fd)
 {
@@ -208,8 +284,14 @@ static int serve(struct manager *m, int fd)
 		r = sd_bus_start(bus);
 	if (r >= 0)
 		r = sd_bus_attach_event(bus, m->event, SD_EVENT_PRIORITY_NORMAL);
-	if (r < 0)
+	if (r >= 0)
+		r = add_newcomer(m, bus);
+	if (r >= 0) {
+		m->nworkers++;
+		close_oldest_of(m, m->newcomers->pid);
+	} else {
 		sd_bus_unref(bus);
+	}
 	return r; /* the reference belongs to the connection: on_gone() drops it */
 }
 
@@ -229,8 +311,6 @@ static int on_accept(sd_event_source *s, int fd, uint32_t revents, void *userdat
 	r = serve(m, c);
 	if (r < 0)
 		mc_log_errno(r, "a process of a guest can't be talked to; it tries again");
-	else
-		m->nworkers++;
 	return 0;
 }
 

@@ -10,6 +10,7 @@
 #include "../ipc/util.h"
 #include "../ipc/worker.h"
 #include "supervisor.h"
+#include "text.h"
 
 #define DEATH_WINDOW (10 * MC_NS_PER_S)
 #define AT_ONCE      8 /* deaths within the window whose successor starts without delay */
@@ -30,6 +31,7 @@ static void obituary(struct child *c, const siginfo_t *si)
 		return;
 	}
 	snprintf(words, sizeof(words), "%.*s", (int)sizeof(words) - 1, p->last_words);
+	text_clean(words, false);
 	if (!si)
 		snprintf(how, sizeof(how), "ended (not our child)");
 	else if (si->si_code == CLD_EXITED)

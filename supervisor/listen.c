@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,13 +23,16 @@
 #include "supervisor.h"
 
 #define CONNECTIONS_MAX 32
+#define WORDS_BURST     20                /* lines in the log at once, */
+#define WORDS_NS        (5 * MC_NS_PER_S) /* and then one every 5 s */
 #define LIMIT_US        2000000
 #define PEEK            (int)(MC_WIRE_HEADER + MC_NAME_MAX)
 
 struct connection {
 	struct manager *m;
-	struct connection *next;
+	struct connection *next; /* an older one */
 	int fd;
+	char from[80]; /* its address, for messages */
 	sd_event_source *io, *limit;
 };
 
@@ -48,6 +52,28 @@ static void drop(struct connection *c)
 	free(c);
 }
 
+/* Anybody can connect: that must not fill the journal. */
+static void __attribute__((format(printf, 2, 3)))
+say(const struct connection *c, const char *fmt, ...)
+{
+	struct manager *m = c->m;
+	char text[MC_WHY_MAX];
+	va_list ap;
+
+	if (!rate_take(&m->port_words, WORDS_BURST, WORDS_NS, mc_now_ns())) {
+		m->port_silent++;
+		return;
+	}
+	if (m->port_silent)
+		mc_warn("%llu more messages about connections to %s were left out",
+		        (unsigned long long)m->port_silent, m->listen);
+	m->port_silent = 0;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	mc_warn("a connection from %s to %s %s", c->from, m->listen, text);
+}
+
 /* Says why, as a transport would, and closes. */
 static void refuse(struct connection *c, const struct mc_wire_header *h, const char *text)
 {
@@ -60,8 +86,7 @@ static void refuse(struct connection *c, const struct mc_wire_header *h, const c
 	out.checksum = mc_wire_checksum(&out, buf + MC_WIRE_HEADER, n, NULL, 0);
 	memcpy(buf, &out, sizeof(out));
 	(void)send(c->fd, buf, MC_WIRE_HEADER + n, MSG_DONTWAIT | MSG_NOSIGNAL);
-	mc_warn("a connection to the replication port is refused: %s; other connections go on",
-	        text);
+	say(c, "is refused: %s", text);
 	/* What the peer sent is still unread: closing now could destroy our answer on its way. */
 	shutdown(c->fd, SHUT_WR);
 	while (recv(c->fd, buf, sizeof(buf), MSG_DONTWAIT) > 0)
@@ -94,7 +119,7 @@ static void hand_over(struct connection *c, const struct mc_wire_header *h, cons
 		return;
 	}
 	if (!g->child[MC_ROLE_TRANSPORT].bus) {
-		drop(c); /* just restarting: the primary tries again */
+		drop(c); /* just starting again: so does the primary */
 		return;
 	}
 	r = sd_bus_call_method_async(g->child[MC_ROLE_TRANSPORT].bus, NULL, NULL, MC_WORKER_PATH,
@@ -119,10 +144,10 @@ static bool begins_with_hello(struct connection *c, const struct mc_wire_header 
 	if (r == 0 &&
 	    (h->type == MC_MSG_HELLO || h->type == MC_MSG_TLS || h->type == MC_MSG_RDMA_ASK))
 		return true;
-	mc_warn("a connection is closed: %s",
-	        r < 0 ? why
-	              : "it begins with neither HELLO nor TLS, so it is no primary of this "
-	                "version; what connects there?");
+	say(c, "is closed: %s",
+	    r < 0 ? why
+	          : "it begins with neither HELLO nor TLS, so it is no primary of this version; "
+	            "what connects there?");
 	drop(c);
 	return false;
 }
@@ -168,22 +193,58 @@ static int on_limit(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
+/*
+ * A primary speaks at once: who has waited longest gives way, so that silent ones can't keep it
+ * out.
+ */
+static void make_room(struct manager *m)
+{
+	struct connection *oldest = m->connections;
+
+	if (m->nconnections < CONNECTIONS_MAX)
+		return;
+	while (oldest->next)
+		oldest = oldest->next;
+	say(oldest,
+	    "is closed: it said nothing, and %d connections do; what connects there? Let only the "
+	    "other hosts reach this port",
+	    CONNECTIONS_MAX);
+	drop(oldest);
+}
+
+static void name_peer(struct connection *c, const struct sockaddr_storage *a, socklen_t len)
+{
+	char host[64], port[8];
+
+	if (getnameinfo((const struct sockaddr *)a, len, host, sizeof(host), port, sizeof(port),
+	                NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+		snprintf(c->from, sizeof(c->from), a->ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s",
+		         host, port);
+	else
+		snprintf(c->from, sizeof(c->from), "an unknown address");
+}
+
 static int on_accept(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 {
 	struct manager *m = userdata;
-	int sock = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), low = PEEK;
+	struct sockaddr_storage a;
+	socklen_t len = sizeof(a);
+	int sock = accept4(fd, (struct sockaddr *)&a, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int low = PEEK;
 	struct connection *c;
 
 	(void)s;
 	(void)revents;
 	if (sock < 0)
 		return 0;
-	c = m->nconnections < CONNECTIONS_MAX ? calloc(1, sizeof(*c)) : NULL;
+	make_room(m);
+	c = calloc(1, sizeof(*c));
 	if (!c) {
 		close(sock);
 		return 0;
 	}
 	*c = (struct connection){.m = m, .fd = sock, .next = m->connections};
+	name_peer(c, &a, len);
 	m->connections = c;
 	m->nconnections++;
 	(void)setsockopt(sock, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof(low));

@@ -15,6 +15,7 @@
 #include "../ipc/util.h"
 #include "../ipc/worker-bus.h"
 #include "mcctl.h"
+#include "text.h"
 
 #define WHERE "/dev/shm"
 
@@ -150,16 +151,17 @@ static void print_processes(const struct mc_arena *a)
 	for (int i = 1; i < MC_ROLE_MAX; i++) {
 		const struct mc_proc *p = &a->proc[i];
 		uint64_t pid = load(&p->pid), beat = load(&p->heartbeat);
-		char role[32];
+		char role[32], words[sizeof(p->last_words) + 1];
 
 		if (!load(&p->starts))
 			continue;
 		snprintf(role, sizeof(role), mc_role_is_stage((enum mc_role)i) ? "%s/%u" : "%s",
 		         mc_role_name((enum mc_role)i), mc_role_index((enum mc_role)i));
-		printf("  %-12s %8llu %6llu %-6s %10.3f s  %.*s\n", role, (unsigned long long)pid,
+		snprintf(words, sizeof(words), "%.*s", (int)sizeof(p->last_words), p->last_words);
+		printf("  %-12s %8llu %6llu %-6s %10.3f s  %s\n", role, (unsigned long long)pid,
 		       (unsigned long long)load(&p->starts), is_alive(p) ? "yes" : "no",
 		       beat && beat < now ? (double)(now - beat) / 1e9 : 0.0,
-		       (int)strnlen(p->last_words, sizeof(p->last_words)), p->last_words);
+		       text_clean(words, false));
 	}
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "supervisor.h"
+#include "text.h"
 
 #define REHEARSE_US 25000000
 
@@ -33,7 +34,7 @@ void rehearse_look(struct guest *g)
 		return;
 	memcpy(text, c->rehearsal, sizeof(text));
 	text[sizeof(text) - 1] = '\0';
-	rehearse_finish(g, atomic_load(&c->rehearsal_ok) ? 0 : -EIO, text);
+	rehearse_finish(g, atomic_load(&c->rehearsal_ok) ? 0 : -EIO, text_clean(text, true));
 }
 
 static int on_limit(sd_event_source *s, uint64_t usec, void *userdata)

@@ -87,6 +87,7 @@ struct guest {
 
 struct expected;   /* adopt.c */
 struct connection; /* accepted, HELLO not read yet (listen.c) */
+struct newcomer;   /* connected, not registered yet (control.c) */
 
 struct manager {
 	sd_event *event;
@@ -108,13 +109,16 @@ struct manager {
 	unsigned questions;    /* to polkit, unanswered */
 	struct rate strangers; /* what they may call together */
 	struct caller callers[CALLERS_MAX];
-	unsigned njobs;    /* inspections that run */
-	unsigned nworkers; /* connections to the control socket */
+	unsigned njobs;             /* inspections that run */
+	unsigned nworkers;          /* connections to the control socket, */
+	struct newcomer *newcomers; /* and those that haven't registered yet */
 	const char *conf_dir;
 	struct guest_conf *confs; /* what the files of conf_dir say (boot.c) */
 	sd_event_source *boot_timer;
 	struct connection *connections;
 	unsigned nconnections;
+	struct rate port_words;                   /* what is said about them, */
+	uint64_t port_silent;                     /* and what wasn't since */
 	sd_bus_vtable *stage_vtable[MC_ROLE_MAX]; /* made at the first use, by role */
 	uint32_t hash; /* of the runtime directory: part of arena names */
 };
@@ -303,7 +307,11 @@ char *metrics_text(const struct manager *m);
 void event_write_by(struct guest *g, const char *id, const char *by, uint64_t epoch,
                     const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 #define event_write(g, id, epoch, ...) event_write_by(g, id, "mc-supervisor", epoch, __VA_ARGS__)
-/* Up to the last 64 KiB of it, malloc'ed; NULL when there is none. */
-char *event_read(struct manager *m, const char *name);
+/*
+ * Up to the last 64 KiB of it, as ASCII, malloc'ed to @ret: 0, or -ENOENT when there is none,
+ * -ENOMEM.  What is damaged, or can't be read, is left out, and a last line {event: history} says
+ * so.
+ */
+int event_read(const struct manager *m, const char *name, char **ret);
 
 #endif
