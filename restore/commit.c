@@ -110,8 +110,7 @@ static bool free_if_done(void *ctx, mc_handle h)
 	return true;
 }
 
-/* Applies the committed epoch from the decoded slabs; the same result however often. */
-static int apply(struct restore *r, uint64_t epoch)
+int commit_apply(struct restore *r, uint64_t epoch)
 {
 	struct mc_control *ctl = r->a->control;
 	struct visit v = {.r = r, .epoch = epoch};
@@ -134,7 +133,7 @@ static int apply(struct restore *r, uint64_t epoch)
 	return 0;
 }
 
-static void first_commit(struct restore *r)
+void commit_first(struct restore *r)
 {
 	(void)mc_state_move(r->a->control, MC_SIDE_BACKUP, MC_ROLE_RESTORE, MC_STATE_SYNCING,
 	                    MC_STATE_PROTECTED, MC_REASON_FIRST_COMMIT);
@@ -167,7 +166,6 @@ static int commit(struct restore *r, uint64_t epoch)
 {
 	struct mc_control *ctl = r->a->control;
 	bool first = !restore_committed(r);
-	uint32_t slabs = r->as.n;
 	int e = move_staged(r, epoch);
 
 	if (e == 0)
@@ -181,12 +179,10 @@ static int commit(struct restore *r, uint64_t epoch)
 	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);
 	if (first) {
 		(void)mc_fault(MC_FAULT_RESTORE_FIRST);
-		first_commit(r);
+		commit_first(r);
 	}
 	forget_assembly(r);
-	drop_some(r, slabs);
-	(void)mc_fault(MC_FAULT_RESTORE_DROPPED);
-	if (apply(r, epoch) < 0)
+	if (commit_apply(r, epoch) < 0)
 		return 1;
 	mc_metric_add(mc_worker_metrics(r->w), MC_M_COMMITS, 1);
 	pool_policy(r);
@@ -210,7 +206,7 @@ static bool comes_again(struct restore *r, uint64_t epoch)
 	struct mc_slab_meta *m;
 	mc_handle h;
 
-	if (mc_ring_peek(&r->in, r->as.n, &h) != 1 ||
+	if (mc_ring_peek(&r->in, 0, &h) != 1 ||
 	    mc_pool_claim(&r->a->slabs, h, MC_ROLE_TRANSPORT) < 0)
 		return false;
 	m = mc_pool_meta(&r->a->slabs, h);
@@ -240,7 +236,10 @@ static int take_decoded(struct restore *r, uint64_t epoch, const struct decode_j
 	return 0;
 }
 
-/* Decodes what follows in the ring, as many slabs at once as there are decoders. */
+/*
+ * Decodes what follows in the ring, as many slabs at once as there are decoders, and lets go of
+ * what they were decoded from: an epoch that waits for its COMMIT is here once, not twice.
+ */
 static int decode_some(struct restore *r, uint64_t epoch, uint32_t slabs)
 {
 	struct decode_job job[MC_DECODERS_MAX];
@@ -249,7 +248,7 @@ static int decode_some(struct restore *r, uint64_t epoch, uint32_t slabs)
 	mc_handle h;
 
 	while (n < decoders_count(r->decoders) && first + n < slabs &&
-	       mc_ring_peek(&r->in, first + n, &h) == 1) {
+	       mc_ring_peek(&r->in, n, &h) == 1) {
 		struct mc_slab_meta *m = mc_pool_claim(&r->a->slabs, h, MC_ROLE_TRANSPORT) < 0
 		                                 ? NULL
 		                                 : mc_pool_meta(&r->a->slabs, h);
@@ -261,6 +260,11 @@ static int decode_some(struct restore *r, uint64_t epoch, uint32_t slabs)
 	decoders_run(r->decoders, job, n);
 	for (i = 0; i < n && take_decoded(r, epoch, &job[i]) == 0;)
 		i++;
+	if (i == n) {
+		drop_some(r, n);
+		(void)mc_fault(MC_FAULT_RESTORE_DROPPED);
+		return 1;
+	}
 	/* Refused: what was decoded beyond that is of no use. */
 	while (++i < n)
 		if (job[i].error == 0)
@@ -269,8 +273,8 @@ static int decode_some(struct restore *r, uint64_t epoch, uint32_t slabs)
 }
 
 /*
- * Decodes the next slab.  The primary sends an epoch again after its link broke: what the ring
- * still has of the first try is dropped when slab 0 comes once more.
+ * Decodes the next slab.  The primary sends an epoch again after its link broke: what there is
+ * of the first try is dropped when slab 0 comes once more.
  */
 static int next_slab(struct restore *r, uint64_t epoch, uint32_t slabs, mc_handle h)
 {
@@ -281,10 +285,7 @@ static int next_slab(struct restore *r, uint64_t epoch, uint32_t slabs, mc_handl
 	    !(m = mc_pool_meta(&r->a->slabs, h)) || m->epoch != epoch)
 		return refuse_epoch(r, epoch, -EBADMSG, "its slabs are out of order");
 	if (m->seq == 0 && as->n) {
-		uint32_t n = as->n;
-
 		drop_assembly(r);
-		drop_some(r, n);
 		return 1;
 	}
 	if (m->seq && !as->n) {
@@ -309,7 +310,7 @@ static int assemble(struct restore *r, uint64_t epoch, enum mc_epoch_state st)
 		drop_assembly(r);
 	r->as.epoch = epoch;
 	if (r->as.n < slabs || comes_again(r, epoch)) {
-		e = mc_ring_peek(&r->in, r->as.n, &h);
+		e = mc_ring_peek(&r->in, 0, &h);
 		if (e == 1)
 			return next_slab(r, epoch, slabs, h);
 		/* COMMIT is announced after the last slab. */
@@ -343,15 +344,30 @@ static int look_for_missing(struct restore *r)
 	return 0;
 }
 
+/* State of the epoch in the assembly; FREE: there is none, or it is void and was dropped. */
+static enum mc_epoch_state assembled(struct restore *r)
+{
+	enum mc_epoch_state s =
+	        r->as.epoch ? mc_journal_state(&r->a->journal, r->as.epoch) : MC_EPOCH_FREE;
+
+	if (epoch_is_open(s))
+		return s;
+	drop_assembly(r);
+	return MC_EPOCH_FREE;
+}
+
 int commit_step(struct restore *r)
 {
+	/* Before the ring: what is announced as whole has all of its slabs there. */
+	enum mc_epoch_state st = assembled(r);
 	struct mc_slab_meta *shared, m;
-	enum mc_epoch_state st;
 	mc_handle h;
 	int e = mc_ring_peek(&r->in, 0, &h);
 
-	if (e <= 0)
-		return e < 0 ? e : look_for_missing(r);
+	if (e < 0)
+		return e;
+	if (e == 0)
+		return st ? assemble(r, r->as.epoch, st) : look_for_missing(r);
 	if (mc_pool_claim(&r->a->slabs, h, MC_ROLE_TRANSPORT) < 0 ||
 	    !(shared = mc_pool_meta(&r->a->slabs, h))) {
 		mc_ring_advance(&r->in, 1); /* freed by one that died before it advanced */
@@ -360,14 +376,14 @@ int commit_step(struct restore *r)
 	m = *shared;
 	if (m.kind == MC_KIND_ENCODED && !m.epoch)
 		return sync_slab(r, h, &m);
+	/* The next epoch follows only when the one before is whole: that is to be seen by now. */
+	st = assembled(r);
+	if (st && m.epoch > r->as.epoch)
+		return assemble(r, r->as.epoch, st);
 	st = mc_journal_state(&r->a->journal, m.epoch);
-	if (m.kind == MC_KIND_ENCODED && m.epoch > restore_committed(r) &&
-	    (st == MC_EPOCH_CAPTURING || st == MC_EPOCH_CAPTURED || st == MC_EPOCH_STAGED))
+	if (m.kind == MC_KIND_ENCODED && m.epoch > restore_committed(r) && epoch_is_open(st))
 		return assemble(r, m.epoch, st);
-	/* Its epoch is over, or void. */
-	if (r->as.epoch == m.epoch)
-		drop_assembly(r);
-	commit_drop_first(r, h);
+	commit_drop_first(r, h); /* its epoch is over, or void */
 	return 1;
 }
 
@@ -384,53 +400,4 @@ mc_handle commit_state_slab(const struct restore *r)
 			return i | (uint64_t)mc_slab_word_gen(w) << 32;
 	}
 	return MC_HANDLE_NONE;
-}
-
-/* Decoded slabs of epochs that weren't committed are void: decoded again from the ring. */
-static bool uncommitted(void *ctx, mc_handle h)
-{
-	struct restore *r = ctx;
-	struct mc_slab_meta *m = mc_pool_meta(&r->a->slabs, h);
-
-	if (!m || m->kind == MC_KIND_ENCODED)
-		return m && !mc_ring_contains(r->in.ring, r->a->ring_slots, h);
-	return !m->epoch || m->epoch > restore_committed(r);
-}
-
-/* Descriptors that no slab of ours names any more. */
-static bool of_nothing(void *ctx, mc_handle h)
-{
-	const struct mc_pool *p = ctx;
-
-	for (uint64_t i = 0; i < p->max; i++) {
-		uint64_t w = atomic_load_explicit(&p->word[i], memory_order_acquire);
-
-		if (mc_slab_word_state(w) == MC_SLAB_OWNED &&
-		    mc_slab_word_owner(w) == MC_ROLE_RESTORE && p->meta[i].desc == h)
-			return false;
-	}
-	return true;
-}
-
-int commit_recover(struct restore *r)
-{
-	struct mc_journal *j = &r->a->journal;
-	uint64_t n = restore_committed(r), nack = atomic_load(&r->a->control->nack_epoch);
-
-	(void)mc_pool_reclaim(&r->a->slabs, uncommitted, r);
-	(void)mc_pool_reclaim(&r->a->descs, of_nothing, &r->a->slabs);
-	if (nack > n && nack != UINT64_MAX) {
-		(void)mc_journal_abort_from(j, nack, -EOWNERDEAD);
-		commit_nack(r, nack); /* the predecessor may not have come to say so */
-	}
-	if (!n)
-		return 0;
-	(void)mc_journal_move(j, n, MC_EPOCH_STAGED, MC_EPOCH_COMMITTED);
-	if (restore_state(r) == MC_STATE_SYNCING)
-		first_commit(r);
-	if (atomic_load(&r->a->control->applied) < n ||
-	    mc_journal_state(j, n) == MC_EPOCH_COMMITTED)
-		(void)apply(r, n);
-	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);
-	return 0;
 }

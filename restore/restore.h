@@ -2,8 +2,8 @@
 /*
  * mc-restore: verifies, decodes, commits and applies epochs, and takes over.
  *
- * Encoded slabs stay in the ring until their epoch is committed, decoded ones (owned by
- * restore, never writable by a peer) until it is applied: a successor finds everything.
+ * Encoded slabs stay in the ring until they are decoded, decoded ones (owned by restore, never
+ * writable by a peer) until their epoch is applied: a successor finds everything.
  */
 #ifndef MC_RESTORE_RESTORE_H
 #define MC_RESTORE_RESTORE_H
@@ -18,7 +18,7 @@
 #include "decoders.h"
 #include "rehearse.h"
 
-/* The epoch that is being decoded; the first n entries of the ring are its slabs 0 .. n - 1. */
+/* The epoch that is being decoded: its slabs 0 .. n - 1 are here, the ring goes on with n. */
 struct assembly {
 	uint64_t epoch; /* 0: none */
 	uint32_t n;     /* slabs decoded */
@@ -98,12 +98,20 @@ int hashes_step(struct restore *r);
 
 /* commit.c: likewise. */
 int commit_step(struct restore *r);
-int commit_recover(struct restore *r);
 void commit_drop_first(struct restore *r, mc_handle h); /* the ring's first entry */
 /* Has transport tell the primary that @epoch is refused; UINT64_MAX: the first copy. */
 void commit_nack(struct restore *r, uint64_t epoch);
 void commit_drop_all(struct restore *r);              /* every slab in the ring, and the assembly */
+/* Applies the committed epoch from the decoded slabs; the same result however often. */
+int commit_apply(struct restore *r, uint64_t epoch);
+void commit_first(struct restore *r); /* there is something to take over with: PROTECTED */
 mc_handle commit_state_slab(const struct restore *r); /* device state of the committed epoch */
+
+/*
+ * recover.c: a successor goes on where its predecessor was: an epoch that was committed is
+ * applied, one that was being decoded keeps the slabs that were finished.
+ */
+int commit_recover(struct restore *r);
 
 /* slab.c: from encoded slabs to decoded ones of our own, and from there to the standby's RAM. */
 int slab_open(struct restore *r, struct decoder *d, mc_handle h, struct mc_enc_view *v);
@@ -138,6 +146,12 @@ extern const struct mc_worker_ops restore_ops;
 static inline enum mc_state restore_state(const struct restore *r)
 {
 	return mc_state_of(atomic_load_explicit(&r->a->control->state, memory_order_acquire));
+}
+
+/* True while an epoch in this state may still be committed. */
+static inline bool epoch_is_open(enum mc_epoch_state s)
+{
+	return s == MC_EPOCH_CAPTURING || s == MC_EPOCH_CAPTURED || s == MC_EPOCH_STAGED;
 }
 
 static inline uint64_t restore_committed(const struct restore *r)

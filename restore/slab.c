@@ -11,7 +11,7 @@ void slab_free(struct restore *r, mc_handle h)
 {
 	struct mc_slab_meta *m = mc_pool_meta(&r->a->slabs, h);
 
-	if (m && m->kind == MC_KIND_PAGES && m->desc)
+	if (m && m->desc)
 		(void)mc_pool_free(&r->a->descs, m->desc);
 	(void)mc_pool_free(&r->a->slabs, h);
 	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);
@@ -75,7 +75,6 @@ static int new_slab(struct restore *r, const struct mc_enc_view *v, mc_handle *r
 	}
 	m->seq = v->h.seq;
 	m->desc = desc;
-	m->kind = v->h.of_kind;
 	return 0;
 }
 
@@ -106,6 +105,9 @@ int slab_decode(struct restore *r, struct decoder *d, mc_handle h, mc_handle *re
 	}
 	m->used = s.used;
 	m->pages = s.pages;
+	/* Last: without a kind a successor takes it for half done. */
+	atomic_thread_fence(memory_order_release);
+	m->kind = v.h.of_kind;
 	mc_metric_add(metrics, MC_M_DECODED_PAGES, v.h.pages);
 	mc_metric_add(metrics, MC_M_DECODE_TIME, mc_now_ns() - t);
 	return 0;
