@@ -158,13 +158,13 @@
 	X(RESTORE_SYNC_COUNTED, "restore.sync.counted", R, S, SYNC, 0) \
 	X(RESTORE_FIRST, "restore.first.committed", R, S, SYNC, 0) \
 	X(RESTORE_DECODED, "restore.decoded", R, S, RUN, 1) \
+	X(RESTORE_DROPPED, "restore.decoded.dropped", R, S, RUN, 0) \
 	X(RESTORE_STAGED, "restore.journal.staged", R, S, RUN, 0) \
 	X(RESTORE_STAGED_DONE, "restore.journal.staged.done", R, S, RUN, 0) \
 	X(RESTORE_COMMIT, "restore.commit.wanted", R, S, RUN, 1) \
 	X(RESTORE_COMMIT_SET, "restore.commit.set", R, S, RUN, 0) \
 	X(RESTORE_COMMITTED, "restore.journal.committed", R, S, RUN, 0) \
 	X(RESTORE_COMMITTED_DONE, "restore.journal.committed.done", R, S, RUN, 0) \
-	X(RESTORE_DROPPED, "restore.commit.dropped", R, S, RUN, 0) \
 	X(RESTORE_APPLY, "restore.apply.page", R, S, RUN, 0) \
 	X(RESTORE_APPLIED_SLAB, "restore.apply.slab", R, S, RUN, 0) \
 	X(RESTORE_APPLIED, "restore.apply.done", R, S, RUN, 0) \
