@@ -93,7 +93,7 @@ test-rdma-slabs_LD := $(test-rdma_LD)
 test-listen_LD := -Wl,--wrap=sd_event_add_time_relative
 test-control_LD = $(if $(filter $(B)/supervisor/%,$@),$(test-listen_LD))
 test-verbs_LD := $(foreach f,$(shell sed -n 's/^WRAP.[^,]*, \([a-z_0-9]*\),.*/\1/p' verbs/test-verbs.c),-Wl,--wrap=$f)
-fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send,--wrap=qmp_io_wait
+fuzz-qmp_LD := -Wl,--wrap=qmp_io_connect,--wrap=qmp_io_send,--wrap=qmp_io_wait_two
 $(REPLAY): $(B)/%: $(B)/%.o $(B)/ipc/fuzz-main.o $$(B)/$$(call dirof,$$@).a $$($$(call dirof,$$@)_EXTRA) $(B)/ipc.a
 	$(CC) $(ALLLD) $($(@F)_LD) -o $@ $(filter %.o,$^) $(sort $(filter-out %ipc.a,$(filter %.a,$^))) $(B)/ipc.a $(LIBS) \
 		$($(call dirof,$@)_LIBS)

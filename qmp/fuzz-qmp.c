@@ -129,12 +129,12 @@ int __wrap_qmp_io_send(int fd, const char *text, size_t len, int pass, uint64_t 
 }
 
 /* The input answered when it was asked: what isn't there will never come. */
-int __real_qmp_io_wait(int fd, short events, uint64_t deadline_ns);
-int __wrap_qmp_io_wait(int fd, short events, uint64_t deadline_ns);
-int __wrap_qmp_io_wait(int fd, short events, uint64_t deadline_ns)
+int __real_qmp_io_wait_two(int fd, int other, uint64_t deadline_ns);
+int __wrap_qmp_io_wait_two(int fd, int other, uint64_t deadline_ns);
+int __wrap_qmp_io_wait_two(int fd, int other, uint64_t deadline_ns)
 {
 	(void)deadline_ns;
-	return __real_qmp_io_wait(fd, events, 0);
+	return __real_qmp_io_wait_two(fd, other, 0);
 }
 
 /* The guest's RAM: there where the corpus' answers to gpa2hva say. */
