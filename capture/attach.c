@@ -161,15 +161,17 @@ static int set_up_state(struct capture *c)
 
 	c->state_fd = memfd_create("mc-device-state", MFD_CLOEXEC);
 	if (c->state_fd < 0)
-		return mc_log_errno(-errno, "memfd");
+		return mc_log_errno(-errno, "can't make a file for QEMU's device state");
 	/* QEMU looks for the access mode that it opens with. */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", c->state_fd);
 	c->state_out = open(path, O_WRONLY | O_CLOEXEC);
 	if (c->state_out < 0)
-		return mc_log_errno(-errno, "%s", path);
+		return mc_log_errno(-errno, "can't open %s, for QEMU's device state", path);
 	r = qmp_command_fd(c->q, "add-fd", NULL, c->state_out, COMMAND_MS, &v);
 	if (r < 0)
-		return mc_log_errno(r, "QMP add-fd %s", qmp_error(c->q));
+		return mc_log_errno(
+		        r, "QEMU doesn't take a file for its device state (QMP add-fd: %s)",
+		        qmp_error(c->q));
 	set = json_integer_value(json_object_get(v, "fdset-id"));
 	json_decref(v);
 	n = snprintf(c->prep.stop_cmd, sizeof(c->prep.stop_cmd),
@@ -194,7 +196,9 @@ static int finish_pause(struct capture *c)
 	r = qmp_command(c->q, "cont", NULL, COMMAND_MS, NULL);
 	if (r == 0)
 		atomic_store(&ctl->paused, 0);
-	return r < 0 ? mc_log_errno(r, "QMP cont") : 0;
+	return r < 0 ? mc_log_errno(r, "QEMU doesn't let the guest go on (QMP cont: %s)",
+	                            qmp_error(c->q))
+	             : 0;
 }
 
 static int runstate(struct capture *c)
@@ -203,7 +207,9 @@ static int runstate(struct capture *c)
 	int r = qmp_command(c->q, "query-status", NULL, COMMAND_MS, &v);
 
 	if (r < 0)
-		return mc_log_errno(r, "QMP query-status");
+		return mc_log_errno(
+		        r, "QEMU doesn't say whether the guest runs (QMP query-status: %s)",
+		        qmp_error(c->q));
 	c->running = json_is_true(json_object_get(v, "running"));
 	json_decref(v);
 	return 0;

@@ -412,7 +412,9 @@ static int capture_start(struct mc_worker *w, void *ctx)
 	for (int i = 0; i < MC_STAGES_MAX; i++) {
 		r = mc_ring_attach_producer(&c->ring[i], c->a->ring_stage[i], c->a->ring_slots);
 		if (r < 0)
-			return mc_log_errno(r, "ring to stage worker %d", i);
+			return mc_log_errno(
+			        r, "the ring to stage worker %d is damaged; protect the guest anew",
+			        i);
 	}
 	c->checkpoint_seen = atomic_load(&c->a->control->want_checkpoint);
 	/* 1 us accuracy: the default would merge our wake-ups with others'. */

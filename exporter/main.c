@@ -202,7 +202,7 @@ int main(int argc, char **argv)
 		int fd = accept4(x.fd, NULL, NULL, SOCK_CLOEXEC);
 
 		if (fd < 0 && errno != EINTR && errno != ECONNABORTED) {
-			mc_log_errno(-errno, "accept");
+			mc_log_errno(-errno, "can't take a connection on %s", x.listen);
 			return 1;
 		}
 		if (fd >= 0) {

@@ -166,7 +166,7 @@ const char *mc_remedy(int error)
 	case ETIMEDOUT:
 		return "is this host overloaded? It is tried again";
 	default:
-		return "if it doesn't go by itself: mcctl restart, then report it";
+		return "if it doesn't go by itself: mcctl restart NAME STAGE, then report it";
 	}
 }
 

@@ -132,8 +132,8 @@ static int attach(struct mc_worker *w, const struct args *a)
 		return mc_log_errno(-errno, "configuration fd %d is not open", a->config_fd);
 	r = mc_arena_attach(&w->arena, a->arena_fd, a->config_fd, bells, MC_ROLE_MAX, w->role);
 	if (r == -EPROTONOSUPPORT)
-		mc_err("the arena has another ABI than %s (%s); restart the guest's processes "
-		       "with binaries of one version",
+		mc_err("the arena has another ABI than %s (%s); protect the guest anew (mcctl "
+		       "unprotect, then mcctl protect)",
 		       w->ops->process, mc_build_id());
 	else if (r < 0)
 		mc_log_errno(r, "can't use the arena (damaged?); protect the guest anew");
@@ -184,7 +184,7 @@ static int work_until_idle(struct mc_worker *w)
 
 static int fail(struct mc_worker *w, int r)
 {
-	mc_log_errno(r, "gives up");
+	mc_log_errno(r, "this process ends, a new one is started; if that goes on, report it");
 	sd_event_exit(w->event, 1);
 	return 0;
 }

@@ -118,7 +118,10 @@ int commit_apply(struct restore *r, uint64_t epoch)
 
 	(void)mc_pool_reclaim(&r->a->slabs, apply_if_of, &v);
 	if (v.error < 0) {
-		mc_log_errno(v.error, "epoch %llu", (unsigned long long)epoch);
+		mc_log_errno(
+		        v.error,
+		        "epoch %llu, which is committed, can't be applied; start a new standby",
+		        (unsigned long long)epoch);
 		end_standby(r, MC_REASON_ERROR,
 		            "a committed epoch was damaged in memory; the standby is of no use any "
 		            "more, start a new one");

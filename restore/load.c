@@ -214,5 +214,8 @@ int standby_go(struct restore *r, const void *state, size_t len)
 		/* Because a predecessor gave it already, perhaps. */
 		e = look(r);
 	}
-	return e < 0 ? mc_log_errno(e, "the standby") : await_running(r);
+	return e < 0 ? mc_log_errno(
+	                       e,
+	                       "the standby doesn't load the device state; its stderr may say why")
+	             : await_running(r);
 }

@@ -142,7 +142,7 @@ static int restore_start(struct mc_worker *w, void *ctx)
 		return mc_log_errno(-EINVAL, "the arena is not a backup's");
 	e = mc_ring_attach_consumer(&r->in, r->a->ring_restore, r->a->ring_slots);
 	if (e < 0)
-		return mc_log_errno(e, "ring from transport");
+		return mc_log_errno(e, "the ring from transport is damaged; start a new standby");
 	e = sd_event_add_time(w->event, &r->timer, CLOCK_MONOTONIC, UINT64_MAX, 1, on_timer, r);
 	return e < 0 ? e : attach(r);
 }

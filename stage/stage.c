@@ -276,12 +276,12 @@ static int stage_start(struct mc_worker *w, void *ctx)
 	if (r == 0)
 		r = mc_ring_attach_producer(&s->out, s->a->ring_transport[i], s->a->ring_slots);
 	if (r < 0)
-		return mc_log_errno(r, "rings of worker %u", i);
+		return mc_log_errno(r, "rings are damaged; protect the guest anew");
 	(void)mc_pool_reclaim(&s->a->slabs, not_pushed, s);
 	(void)mc_pool_reclaim(&s->a->descs, always, s);
 	mc_shadow_unlock(&s->a->shadow);
 	r = encoder_new(&s->encoder, s->a->slabs.unit);
-	return r < 0 ? mc_log_errno(r, "encoder") : 0;
+	return r < 0 ? mc_log_errno(r, "can't make an encoder") : 0;
 }
 
 const struct mc_worker_ops stage_ops = {

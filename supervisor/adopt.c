@@ -120,7 +120,7 @@ int adopt_start(struct manager *m)
 		return open_doors(m);
 	r = sd_event_add_time_relative(m->event, &m->adopt_timer, CLOCK_MONOTONIC, LIMIT_US, 1,
 	                               on_limit, m);
-	return r < 0 ? mc_log_errno(r, "event source") : 0;
+	return r < 0 ? mc_log_errno(r, "can't wait for the processes of a predecessor") : 0;
 }
 
 void adopt_came(struct manager *m, const char *name)

@@ -154,8 +154,8 @@ static int method_resolve(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	if (g->side != MC_SIDE_PRIMARY)
 		return bus_error(e, -EPERM,
 		                 "guest %s: resolve is for the primary that is HELD; this is its "
-		                 "backup, where failover is the word",
-		                 g->name);
+		                 "backup, which mcctl failover %s lets take over",
+		                 g->name, g->name);
 	if (promote && guest_overloaded(g) &&
 	    atomic_load(&g->arena.control->lease_until) > mc_now_ns())
 		return bus_error(e, -EPERM,

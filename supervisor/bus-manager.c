@@ -167,8 +167,9 @@ static int on_unprotect_limit(sd_event_source *s, uint64_t usec, void *userdata)
 	mc_arena_ring_all(&g->arena);
 	watch_finish_unprotect(
 	        g, -ETIMEDOUT,
-	        "the backup hasn't confirmed the end within 5 s; nothing changed: it may "
-	        "take over. If it is surely dead: mcctl resolve NAME promote");
+	        "the backup hasn't confirmed the end within 5 s; nothing changed: it may take "
+	        "over. "
+	        "If it is surely dead: mcctl resolve NAME promote, once mcctl status shows HELD");
 	return 0;
 }
 
@@ -198,8 +199,9 @@ static int unprotect_primary(struct guest *g, sd_bus_message *msg, sd_bus_error 
 		        e, -EPERM,
 		        "guest %s: the backup can't be reached and may take over; end the "
 		        "protection with: mcctl resolve %s promote (if the backup is surely "
-		        "dead) or demote",
-		        g->name, g->name);
+		        "dead) or demote%s",
+		        g->name, g->name,
+		        s == MC_STATE_HELD ? "" : ", once mcctl status shows HELD");
 	if (g->unprotect)
 		return bus_error(e, -EBUSY,
 		                 "guest %s: is being unprotected already; wait for its end, mcctl "

@@ -33,9 +33,9 @@ static int method_restart(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 			                 c->g->name, mc_role_name(c->role));
 	} else if (c->pidfd < 0 || syscall(SYS_pidfd_send_signal, c->pidfd, SIGTERM, NULL, 0) < 0) {
 		return bus_error(e, -ESRCH,
-		                 "guest %s: mc-%s isn't running; mcctl events says what became of "
-		                 "it, mcctl workers how many run",
-		                 c->g->name, mc_role_name(c->role));
+		                 "guest %s: mc-%s isn't running; mcctl events %s says what became "
+		                 "of it",
+		                 c->g->name, mc_role_name(c->role), c->g->name);
 	} else {
 		c->asked = true;
 	}

@@ -327,7 +327,7 @@ int control_start(struct manager *m)
 		        m->runtime_dir);
 	m->control_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (m->control_fd < 0)
-		return mc_log_errno(-errno, "socket");
+		return mc_log_errno(-errno, "can't make a socket for the guests' processes");
 	(void)unlink(a.sun_path); /* we hold the directory's lock */
 	if (bind(m->control_fd, (struct sockaddr *)&a, sizeof(a)) < 0 ||
 	    (m->uid != (uid_t)-1 && chown(a.sun_path, 0, m->gid) < 0) ||
@@ -336,5 +336,5 @@ int control_start(struct manager *m)
 		return mc_log_errno(-errno, "can't listen on %s for the guests' processes",
 		                    a.sun_path);
 	r = sd_event_add_io(m->event, &m->control_source, m->control_fd, EPOLLIN, on_accept, m);
-	return r < 0 ? mc_log_errno(r, "event source") : 0;
+	return r < 0 ? mc_log_errno(r, "can't wait for the guests' processes") : 0;
 }

@@ -97,9 +97,8 @@ static void give_up(struct child *c, const char *why)
 {
 	c->given_up = true;
 	c->wanted = false;
-	event_write(c->g, "given-up", 0,
-	            "%s and isn't started again; see its messages, then use mcctl restart %s %s",
-	            why, c->g->name, mc_role_name(c->role));
+	event_write(c->g, "given-up", 0, "no successor of mc-%s %u is started: %s",
+	            mc_role_name(c->role), mc_role_index(c->role), why);
 	if (c->g->side == MC_SIDE_PRIMARY)
 		end_primary(c, why);
 	else
@@ -110,12 +109,15 @@ static void give_up(struct child *c, const char *why)
 
 static void start_successor(struct child *c)
 {
-	char why[160];
+	char why[320];
 
 	if (child_spawn(c) >= 0)
 		return;
-	snprintf(why, sizeof(why), "mc-%s can't be started; journalctl -u mc-supervisor says why",
-	         mc_role_name(c->role));
+	snprintf(
+	        why, sizeof(why),
+	        "mc-%s can't be started; journalctl -u mc-supervisor says why, mcctl restart %s %s "
+	        "tries again",
+	        mc_role_name(c->role), c->g->name, mc_role_name(c->role));
 	give_up(c, why);
 }
 
@@ -176,23 +178,24 @@ static bool exited_with(const siginfo_t *si, int status)
 static void succeed(struct child *c, const siginfo_t *si)
 {
 	unsigned deaths = c->asked ? 0 : recent_deaths(c);
-	char why[160];
+	char why[320];
 
 	c->hung = c->asked = false;
 	c->busy = 0;
 	if (exited_with(si, MC_EXIT_ABI)) {
 		snprintf(why, sizeof(why),
-		         "the installed mc-%s has another ABI than the guest's; protect the guest "
-		         "anew",
-		         mc_role_name(c->role));
+		         "the installed mc-%s has another ABI than the guest's processes; protect "
+		         "the guest anew (mcctl unprotect %s, then mcctl protect)",
+		         mc_role_name(c->role), c->g->name);
 		give_up(c, why);
 		return;
 	}
 	if (deaths >= DEATHS_KEPT) {
 		snprintf(why, sizeof(why),
-		         "mc-%s died %u times within 10 s; its last words are in mcctl events, "
-		         "mcctl restart tries again",
-		         mc_role_name(c->role), deaths);
+		         "mc-%s died %u times within 10 s; its last words are in mcctl events %s, "
+		         "mcctl restart %s %s tries again",
+		         mc_role_name(c->role), deaths, c->g->name, c->g->name,
+		         mc_role_name(c->role));
 		give_up(c, why);
 		return;
 	}

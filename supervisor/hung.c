@@ -133,5 +133,5 @@ int hung_start(struct manager *m)
 	int r = sd_event_add_time_relative(m->event, &m->hung_timer, CLOCK_MONOTONIC,
 	                                   PERIOD_MS * 1000, 5000, on_period, m);
 
-	return r < 0 ? mc_log_errno(r, "timer") : 0;
+	return r < 0 ? mc_log_errno(r, "can't set the timer that finds hung processes") : 0;
 }

@@ -186,7 +186,7 @@ int inspect_run(struct manager *m, struct request *rq, enum inspection what, ins
 		r = sd_event_add_time_relative(m->event, &j->limit, CLOCK_MONOTONIC, LIMIT_US, 0,
 		                               on_limit, j);
 	if (r < 0) {
-		mc_log_errno(r, "can't start a process that examines the guest");
+		mc_log_errno(r, "guest %s: can't start a process that examines it", rq->cfg.guest);
 		close(j->fd);
 		free(j->out);
 		free(j);

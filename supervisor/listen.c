@@ -319,7 +319,7 @@ int listen_start(struct manager *m)
 		                    m->listen);
 	fdstore_keep_port(m);
 	r = sd_event_add_io(m->event, &m->listen_source, m->listen_fd, EPOLLIN, on_accept, m);
-	return r < 0 ? mc_log_errno(r, "event source") : 0;
+	return r < 0 ? mc_log_errno(r, "can't wait for primaries") : 0;
 }
 
 void listen_stop(struct manager *m)

@@ -129,7 +129,7 @@ static int start(struct manager *m)
 	if (r >= 0)
 		r = add_signals(m);
 	if (r < 0)
-		return mc_log_errno(r, "event loop");
+		return mc_log_errno(r, "can't set up the event loop");
 	(void)sd_event_set_watchdog(m->event, true);
 #ifdef MC_FAULTS
 	mc_fault_setup(MC_ROLE_SUPERVISOR, MC_SIDE_PRIMARY, true, NULL);

@@ -91,8 +91,9 @@ static void become(const struct child *c, int arena, const int *bells, int creds
 		_exit(126);
 	}
 	execv(path, (char **)argv);
-	fprintf(stderr, "mc-supervisor: can't run %s: %s; is the package installed whole?\n", path,
-	        strerror(errno));
+	fprintf(stderr,
+	        "mc-supervisor: guest %s: can't run %s: %s; is the package installed whole?\n",
+	        g->name, path, strerror(errno));
 	_exit(127);
 }
 
@@ -128,7 +129,8 @@ int child_spawn(struct child *c)
 	int r;
 
 	if (pid < 0)
-		return mc_log_errno(-errno, "fork");
+		return mc_log_errno(-errno, "guest %s: can't start mc-%s", c->g->name,
+		                    mc_role_name(c->role));
 	if (pid == 0)
 		become(c, c->g->arena.fd, c->g->arena.bell_fd, creds);
 	c->pid = pid;

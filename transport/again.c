@@ -61,7 +61,7 @@ bool again_begin(struct transport *t)
 	if (transport_state(t) != MC_STATE_SYNCING ||
 	    atomic_load(&t->a->journal.shm->last_committed) || t->p.copies++ == COPIES_MAX)
 		return false;
-	mc_warn("the first copy broke off and begins again");
+	mc_warn("the first copy broke off and begins again by itself; nothing is to be done");
 	atomic_store_explicit(&c->sync_wanted, atomic_load(&c->sync_copy) + 1,
 	                      memory_order_release);
 	drop_window(t);

@@ -114,7 +114,10 @@ int collect_step(struct transport *t)
 			mc_ring_advance(in, 1);
 		}
 		if (r < 0)
-			return mc_log_errno(r, "ring from stage worker %u is damaged", i);
+			return mc_log_errno(
+			        r,
+			        "the ring from stage worker %u is damaged; protect the guest anew",
+			        i);
 	}
 	return did;
 }
@@ -144,7 +147,10 @@ int collect_recover(struct transport *t)
 	for (unsigned i = 0; i < MC_STAGES_MAX; i++) {
 		r = mc_ring_attach_consumer(&p->in[i], t->a->ring_transport[i], t->a->ring_slots);
 		if (r < 0)
-			return mc_log_errno(r, "ring from stage worker %u", i);
+			return mc_log_errno(
+			        r,
+			        "the ring from stage worker %u is damaged; protect the guest anew",
+			        i);
 	}
 	(void)mc_pool_reclaim(&t->a->slabs, not_wanted, t);
 	return 0;

@@ -281,7 +281,7 @@ int receive_recover(struct transport *t)
 	int r = mc_ring_attach_producer(&t->b.out, t->a->ring_restore, t->a->ring_slots);
 
 	if (r < 0)
-		return mc_log_errno(r, "ring to restore");
+		return mc_log_errno(r, "the ring to restore is damaged; start a new standby");
 	(void)mc_pool_reclaim(&t->a->slabs, not_pushed, t);
 	while ((n = mc_journal_next(&t->a->journal, n)))
 		if (mc_journal_state(&t->a->journal, n) == MC_EPOCH_CAPTURING)
