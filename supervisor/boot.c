@@ -129,48 +129,7 @@ static int on_timer(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
-static void log_mistake(void *ctx, const char *text)
-{
-	(void)ctx;
-	mc_err("%s", text);
-}
-
-int boot_start(struct manager *m)
-{
-	int n;
-
-	m->confs = conf_free(m->confs); /* a reload may have come before us */
-	n = conf_read_dir(m->conf_dir, &m->confs, log_mistake, NULL);
-
-	if (n < 0)
-		mc_log_errno(n,
-		             "can't read %s; no guest is protected by configuration (mend it, then "
-		             "mcctl reload)",
-		             m->conf_dir);
-	else if (n)
-		mc_err("%d files of %s have mistakes and are left out; mend them, then mcctl "
-		       "reload",
-		       n, m->conf_dir);
-	n = sd_event_add_time_relative(m->event, &m->boot_timer, CLOCK_MONOTONIC, 0, 0, on_timer,
-	                               m);
-	return n < 0 ? n : 0;
-}
-
-void boot_leave(struct manager *m, const char *name)
-{
-	struct guest_conf *c = find(m, name);
-
-	if (c)
-		c->settled = true;
-}
-
-void boot_stop(struct manager *m)
-{
-	m->boot_timer = sd_event_source_disable_unref(m->boot_timer);
-	m->confs = conf_free(m->confs);
-}
-
-/* --- reload ------------------------------------------------------------------------------- */
+/* --- what the files say ------------------------------------------------------------------- */
 
 struct text {
 	char *buf;
@@ -196,6 +155,59 @@ static void collect(void *ctx, const char *text)
 	mc_err("%s", text);
 	add(ctx, "%s\n", text);
 }
+
+int boot_start(struct manager *m)
+{
+	struct text t = {.buf = m->conf_mistakes, .len = sizeof(m->conf_mistakes)};
+	int n;
+
+	m->conf_mistakes[0] = '\0';
+	m->confs = conf_free(m->confs); /* a reload may have come before us */
+	n = conf_read_dir(m->conf_dir, &m->confs, collect, &t);
+	if (n < 0) {
+		add(&t, "can't read %s: %s\n", m->conf_dir, strerror(-n));
+		mc_log_errno(n,
+		             "can't read %s; no guest is protected by configuration (mend it, then "
+		             "mcctl reload)",
+		             m->conf_dir);
+	} else if (n) {
+		mc_err("%d files of %s have mistakes and are left out; mend them, then mcctl "
+		       "reload",
+		       n, m->conf_dir);
+	}
+	n = sd_event_add_time_relative(m->event, &m->boot_timer, CLOCK_MONOTONIC, 0, 0, on_timer,
+	                               m);
+	return n < 0 ? n : 0;
+}
+
+void boot_pending(const struct manager *m, void (*fn)(void *ctx, const char *name, const char *why),
+                  void *ctx)
+{
+	char lines[sizeof(m->conf_mistakes)], *rest = NULL;
+
+	for (const struct guest_conf *c = m->confs; c; c = c->next)
+		if (!c->settled && !manager_find((struct manager *)m, c->rq.cfg.guest))
+			fn(ctx, c->rq.cfg.guest, c->why[0] ? c->why : "its QEMU is being examined");
+	memcpy(lines, m->conf_mistakes, sizeof(lines));
+	for (char *l = strtok_r(lines, "\n", &rest); l; l = strtok_r(NULL, "\n", &rest))
+		fn(ctx, "", l);
+}
+
+void boot_leave(struct manager *m, const char *name)
+{
+	struct guest_conf *c = find(m, name);
+
+	if (c)
+		c->settled = true;
+}
+
+void boot_stop(struct manager *m)
+{
+	m->boot_timer = sd_event_source_disable_unref(m->boot_timer);
+	m->confs = conf_free(m->confs);
+}
+
+/* --- reload ------------------------------------------------------------------------------- */
 
 /* True when they differ in something that can't change while the guest is protected. */
 static bool fixed_differs(const struct guest_conf *a, const struct guest_conf *b)
@@ -242,10 +254,13 @@ int boot_reload(struct manager *m, char *buf, size_t len)
 		if (n < 0)
 			add(&t, "can't read %s: %s; does it exist, as a directory?\n", m->conf_dir,
 			    strerror(-n));
+		snprintf(m->conf_mistakes, sizeof(m->conf_mistakes), "%.*s",
+		         (int)sizeof(m->conf_mistakes) - 1, buf);
 		add(&t, "nothing was changed; mend these, then mcctl reload");
 		conf_free(list);
 		return -EINVAL;
 	}
+	m->conf_mistakes[0] = '\0';
 	m->confs = list;
 	for (struct guest_conf *c = list; c; c = c->next, total++) {
 		const struct guest_conf *was = old;

@@ -270,6 +270,32 @@ static int method_list(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 	return r;
 }
 
+static void append_pending(void *ctx, const char *name, const char *why)
+{
+	char text[640];
+
+	snprintf(text, sizeof(text), "%s", why);
+	(void)sd_bus_message_append(ctx, "(ss)", name, text_clean(text, true));
+}
+
+static int method_list_pending(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	sd_bus_message *reply = NULL;
+	int r = sd_bus_message_new_method_return(msg, &reply);
+
+	(void)e;
+	if (r >= 0)
+		r = sd_bus_message_open_container(reply, 'a', "(ss)");
+	if (r >= 0)
+		boot_pending(userdata, append_pending, reply);
+	if (r >= 0)
+		r = sd_bus_message_close_container(reply);
+	if (r >= 0)
+		r = sd_bus_send(NULL, reply, NULL);
+	sd_bus_message_unref(reply);
+	return r;
+}
+
 static int method_get(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
 	struct guest *g;
@@ -337,6 +363,7 @@ GUARD_MANAGER(standby, ACCESS_PROTECT)
 GUARD_MANAGER(standby_args, ACCESS_PROTECT)
 GUARD_MANAGER(unprotect, ACCESS_PROTECT)
 GUARD_MANAGER(list, ACCESS_READ)
+GUARD_MANAGER(list_pending, ACCESS_READ)
 GUARD_MANAGER(get, ACCESS_READ)
 GUARD_MANAGER(events, ACCESS_READ)
 GUARD_MANAGER(metrics, ACCESS_READ)
@@ -357,6 +384,8 @@ static const sd_bus_vtable manager_vtable[] = {
                                 guarded_unprotect, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("ListGuests", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(so)", guests),
                                 guarded_list, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("ListPending", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ss)", pending),
+                                guarded_list_pending, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("GetGuest", SD_BUS_ARGS("s", name), SD_BUS_RESULT("o", guest),
                                 guarded_get, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("Events", SD_BUS_ARGS("s", name), SD_BUS_RESULT("s", json_lines),

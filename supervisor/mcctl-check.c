@@ -15,29 +15,34 @@ enum verdict { OK, WARNING, CRITICAL, UNKNOWN };
 static const char *const verdict_names[] = {"OK", "WARNING", "CRITICAL", "UNKNOWN"};
 
 static const struct {
-	const char *state;
+	const char *state, *reason; /* NULL: any */
 	enum verdict verdict;
 	const char *what;
 } states[] = {
-        {"PROTECTED", OK, NULL},
-        {"ENDED", OK, NULL},
-        {"SYNCING", WARNING, "isn't protected yet, its first copy runs"},
-        {"WAITING", WARNING, "is a standby that no primary has connected to"},
-        {"DEGRADED", WARNING, "runs unprotected; give it a new standby"},
-        {"ACTIVE", WARNING, "failed over to here and runs unprotected; mcctl protect"},
-        {"TAKING_OVER", CRITICAL, "is being taken over at this moment"},
-        {"HELD", CRITICAL,
-         "is paused: its backup can't be reached (mcctl resolve), or epochs fail (mcctl resume)"},
-        {"STOPPED", CRITICAL, "is stopped here; mcctl events says why"},
+        {"PROTECTED", NULL, OK, NULL},
+        {"ENDED", NULL, OK, NULL},
+        {"SYNCING", NULL, WARNING, "isn't protected yet, its first copy runs"},
+        {"WAITING", NULL, WARNING, "is a standby that no primary has connected to"},
+        {"DEGRADED", NULL, WARNING, "runs unprotected; give it a new standby"},
+        {"ACTIVE", NULL, WARNING,
+         "failed over to here and runs unprotected; a new standby, then mcctl protect"},
+        {"TAKING_OVER", NULL, CRITICAL, "is being taken over at this moment"},
+        {"HELD", "overload", CRITICAL,
+         "is paused: epochs fail; mcctl events says why, mcctl resume lets it go on"},
+        {"HELD", NULL, CRITICAL,
+         "is paused: its backup can't be reached and may run it; look there, then mcctl resolve"},
+        {"STOPPED", NULL, CRITICAL, "is stopped here; mcctl events says why"},
 };
 
 static enum verdict judge(json_t *g, char *text, size_t len)
 {
 	const char *name = json_string_value(json_object_get(g, "Name"));
 	const char *state = json_string_value(json_object_get(g, "State"));
+	const char *reason = json_string_value(json_object_get(g, "Reason"));
 
 	for (size_t i = 0; state && i < MC_ARRAY_SIZE(states); i++) {
-		if (strcmp(states[i].state, state) != 0)
+		if (strcmp(states[i].state, state) != 0 ||
+		    (states[i].reason && (!reason || strcmp(states[i].reason, reason) != 0)))
 			continue;
 		if (states[i].verdict == OK && strcmp(state, "PROTECTED") == 0 &&
 		    !json_is_true(json_object_get(g, "Link"))) {
@@ -45,7 +50,8 @@ static enum verdict judge(json_t *g, char *text, size_t len)
 			return WARNING;
 		}
 		if (states[i].what)
-			snprintf(text, len, "%s (%s) %s", name, state, states[i].what);
+			snprintf(text, len, "%s (%s, %s) %s", name, state, reason ? reason : "-",
+			         states[i].what);
 		return states[i].verdict;
 	}
 	snprintf(text, len, "%s is in a state that this mcctl doesn't know; update it",
@@ -61,31 +67,57 @@ static enum verdict worse(enum verdict a, enum verdict b)
 	return rank[b] > rank[a] ? b : a;
 }
 
-int check_print(json_t *list)
+/* What was found so far. */
+struct findings {
+	enum verdict total;
+	char all[2048];
+	size_t used;
+};
+
+static void find(struct findings *f, enum verdict v, const char *text)
 {
-	char all[2048] = "", text[256];
-	enum verdict total = OK;
-	size_t i, n = 0;
+	f->total = worse(f->total, v);
+	if (v != OK && f->used < sizeof(f->all))
+		f->used += (size_t)snprintf(f->all + f->used, sizeof(f->all) - f->used, "%s%s",
+		                            f->used ? "; " : "", text);
+}
+
+int check_print(json_t *list, json_t *pending, const char *name)
+{
+	struct findings f = {.total = OK};
+	size_t i, n = json_array_size(list);
+	char text[1024];
 	json_t *g;
 
-	if (!list) {
-		printf("MICROCHECKPOINT UNKNOWN - mc-supervisor gives no answer\n");
+	if (!list && !json_array_size(pending)) {
+		printf("MICROCHECKPOINT UNKNOWN - %s%s%s\n", name ? "guest " : "", name ? name : "",
+		       name ? " isn't known here, or mc-supervisor gives no answer"
+		            : "mc-supervisor gives no answer");
 		return UNKNOWN;
 	}
 	json_array_foreach (list, i, g) {
 		enum verdict v = judge(g, text, sizeof(text));
 
-		total = worse(total, v);
-		if (v != OK && n < sizeof(all))
-			n += (size_t)snprintf(all + n, sizeof(all) - n, "%s%s", n ? "; " : "",
-			                      text);
+		find(&f, v, text);
 	}
-	printf("MICROCHECKPOINT %s - %zu guests%s%s |", verdict_names[total], json_array_size(list),
-	       n ? ": " : "", all);
+	json_array_foreach (pending, i, g) {
+		const char *who = json_string_value(json_object_get(g, "name"));
+		const char *why = json_string_value(json_object_get(g, "why"));
+
+		snprintf(text, sizeof(text), "%s%s%s", who,
+		         who[0] ? " is configured, but can't be begun yet: " : "configuration: ",
+		         why);
+		find(&f, WARNING, text);
+	}
+	/* One line, and what follows a bar are figures. */
+	for (char *p = f.all; *p; p++)
+		*p = *p == '\n' ? ' ' : *p == '|' ? '/' : *p;
+	printf("MICROCHECKPOINT %s - %zu guest%s%s%s |", verdict_names[f.total], n,
+	       n == 1 ? "" : "s", f.used ? ": " : "", f.all);
 	json_array_foreach (list, i, g)
 		printf(" '%s_pause_p99'=%.3fms",
 		       json_string_value(json_object_get(g, "Name")) ?: "?",
 		       (double)json_integer_value(json_object_get(g, "PauseP99")) / 1e6);
 	putchar('\n');
-	return (int)total;
+	return (int)f.total;
 }

@@ -77,6 +77,43 @@ json_t *status_list(struct ctl *c)
 	return list;
 }
 
+/*
+ * What the configuration asks for and isn't so, of guest @only or of all: a list of
+ * {name, why}, the former "" for a mistake in a file.  Never NULL.
+ */
+static json_t *pending_list(struct ctl *c, const char *only)
+{
+	sd_bus_message *m = NULL, *reply = NULL;
+	json_t *list = json_array();
+	const char *name, *why;
+
+	/* Who doesn't answer was named by the call before. */
+	if (ctl_new_call(c, &m, MC_BUS_ROOT, MC_IFACE_MGR, "ListPending") >= 0 &&
+	    sd_bus_call(c->bus, m, 0, NULL, &reply) >= 0)
+		(void)sd_bus_message_enter_container(reply, 'a', "(ss)");
+	while (reply && sd_bus_message_read(reply, "(ss)", &name, &why) > 0)
+		if (!only || strcmp(only, name) == 0)
+			json_array_append_new(list,
+			                      json_pack("{s:s, s:s}", "name", name, "why", why));
+	sd_bus_message_unref(m);
+	sd_bus_message_unref(reply);
+	return list;
+}
+
+static void print_pending(FILE *f, const char *prefix, json_t *pending)
+{
+	json_t *p;
+	size_t i;
+
+	json_array_foreach (pending, i, p) {
+		const char *name = json_string_value(json_object_get(p, "name"));
+
+		fprintf(f, "%s%s%s%s\n", prefix, name,
+		        name[0] ? " is configured, but can't be begun yet: " : "configuration: ",
+		        json_string_value(json_object_get(p, "why")));
+	}
+}
+
 static double ms(json_t *o, const char *key)
 {
 	return (double)json_integer_value(json_object_get(o, key)) / 1e6;
@@ -127,12 +164,43 @@ static void print_guest(json_t *g)
 	}
 }
 
+/* Takes @v over: a guest when there is a @name, else all; NULL: that was said already. */
+static int run_check(struct ctl *c, const char *name, json_t *v)
+{
+	json_t *pending = name && v ? json_array() : pending_list(c, name);
+	json_t *list = name && v ? json_pack("[O]", v) : json_incref(v);
+	int r = check_print(list, pending, name);
+
+	json_decref(list);
+	json_decref(pending);
+	json_decref(v);
+	return r;
+}
+
+static int print_status(struct ctl *c, const char *name, json_t *v, bool as_json)
+{
+	json_t *pending = v && (as_json || name) ? json_array() : pending_list(c, name);
+
+	if (!v)
+		print_pending(stderr, "mcctl: ", pending);
+	else if (as_json && json_dumpf(v, stdout, JSON_INDENT(1)) == 0)
+		putchar('\n');
+	else if (name)
+		print_guest(v);
+	else
+		print_table(v);
+	if (v)
+		print_pending(stdout, "", pending);
+	json_decref(pending);
+	json_decref(v);
+	return v ? 0 : 1;
+}
+
 int cmd_status(struct ctl *c, int argc, char **argv)
 {
 	const char *name = NULL;
 	bool as_json = false, check = false;
 	json_t *v;
-	int r = 0;
 
 	for (int i = 1; i < argc; i++) {
 		if (strcmp(argv[i], "--json") == 0)
@@ -147,24 +215,5 @@ int cmd_status(struct ctl *c, int argc, char **argv)
 		}
 	}
 	v = name ? guest_json(c, name) : status_list(c);
-	if (check) {
-		json_t *list = name && v ? json_pack("[O]", v) : json_incref(v);
-
-		r = check_print(list);
-		json_decref(list);
-		json_decref(v);
-		return r;
-	}
-	if (!v)
-		return 1;
-	if (as_json) {
-		json_dumpf(v, stdout, JSON_INDENT(1));
-		putchar('\n');
-	} else if (name) {
-		print_guest(v);
-	} else {
-		print_table(v);
-	}
-	json_decref(v);
-	return 0;
+	return check ? run_check(c, name, v) : print_status(c, name, v, as_json);
 }

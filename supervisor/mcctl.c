@@ -337,7 +337,7 @@ static int no_bus(const struct ctl *c, int r, int argc, char **argv)
 	        c->bus_address, strerror(-r));
 	for (int i = 2; i < argc; i++)
 		if (strcmp(argv[1], "status") == 0 && strcmp(argv[i], "--check") == 0)
-			return check_print(NULL);
+			return check_print(NULL, NULL, NULL);
 	return 1;
 }
 

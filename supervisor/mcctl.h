@@ -44,8 +44,12 @@ json_t *status_list(struct ctl *c);
 void status_print_head(void);
 void status_print_row(json_t *g);
 
-/* mcctl-check.c: prints the line for monitoring, returns the exit status. NULL: no answer. */
-int check_print(json_t *list);
+/*
+ * mcctl-check.c: prints the line for monitoring, returns the exit status.  @list: guests, NULL when
+ * there was no answer; @pending: objects {name, why} of what the configuration asks for in vain, or
+ * NULL; @name: whom it is about, NULL for all.
+ */
+int check_print(json_t *list, json_t *pending, const char *name);
 
 /* mcctl-top.c, mcctl-service.c, mcctl-doctor.c */
 int cmd_top(struct ctl *c, int argc, char **argv);

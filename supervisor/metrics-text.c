@@ -198,6 +198,32 @@ static void put_summary(FILE *f, const struct manager *m, enum mc_histogram_id h
 	}
 }
 
+struct pending {
+	unsigned guests, mistakes;
+};
+
+static void count_pending(void *ctx, const char *name, const char *why)
+{
+	struct pending *p = ctx;
+
+	(void)why;
+	if (name[0])
+		p->guests++;
+	else
+		p->mistakes++;
+}
+
+static void put_configuration(FILE *f, const struct manager *m)
+{
+	struct pending p = {0};
+
+	boot_pending(m, count_pending, &p);
+	head(f, "guests_pending", "gauge", "guests that are configured, but can't be begun yet");
+	fprintf(f, P "guests_pending %u\n", p.guests);
+	head(f, "config_mistakes", "gauge", "mistakes that were found in the configuration files");
+	fprintf(f, P "config_mistakes %u\n", p.mistakes);
+}
+
 char *metrics_text(const struct manager *m)
 {
 	char *buf = NULL;
@@ -210,6 +236,7 @@ char *metrics_text(const struct manager *m)
 	fprintf(f, P "build_info{version=\"%s\"} 1\n", mc_build_id());
 	head(f, "guests", "gauge", "guests that this supervisor knows");
 	fprintf(f, P "guests %u\n", m->nguests);
+	put_configuration(f, m);
 	put_states(f, m);
 	put_words(f, m);
 	put_processes(f, m);

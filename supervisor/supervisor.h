@@ -114,6 +114,7 @@ struct manager {
 	struct newcomer *newcomers; /* and those that haven't registered yet */
 	const char *conf_dir;
 	struct guest_conf *confs; /* what the files of conf_dir say (boot.c) */
+	char conf_mistakes[2048]; /* and what is wrong in them, by lines */
 	sd_event_source *boot_timer;
 	struct connection *connections;
 	unsigned nconnections;
@@ -186,6 +187,12 @@ int boot_start(struct manager *m);
 /* An operator decided about @name: its file doesn't until it is read again. */
 void boot_leave(struct manager *m, const char *name);
 void boot_stop(struct manager *m);
+/*
+ * Calls @fn for every guest that is configured, but can't be begun yet (@why: the last obstacle),
+ * and, with @name "", for every mistake that a file was found to have.
+ */
+void boot_pending(const struct manager *m, void (*fn)(void *ctx, const char *name, const char *why),
+                  void *ctx);
 /* Reads the files again. 0 and a summary in @text, or -EINVAL with every mistake, and nothing
  * is changed. */
 int boot_reload(struct manager *m, char *text, size_t len);

@@ -67,7 +67,7 @@ def test_configured_guests():
         reload(w, g)
         restart(w)
         r = w.a.mcctl("status", "--check")
-        check(r.stdout.startswith("MICROCHECKPOINT OK - 1 guests |"), r.stdout)
+        check(r.stdout.startswith("MICROCHECKPOINT OK - 1 guest |"), r.stdout)
         w.a.mcctl("unprotect", "vm")
         w.a.mcctl("reload")
         mctest.time.sleep(1)
@@ -135,7 +135,10 @@ def restart(w):
 def test_doctor():
     """Says what stands and what to change, with or without a service."""
     with mctest.World() as w:
+        write_conf(w.a, "vm", "role = standby\nqmp = /nonexistent.qmp\ninsecure = yes\n")
+        write_conf(w.a, "other", "role = standby\nqmp = /other\nintervall = 25\n")
         w.a.start()
+        configured_in_vain(w.a)
         w.a.run("mount", "-o", "remount,size=64M", "/dev/shm")
         r = w.a.mcctl("doctor", ok=False)
         check(r.returncode == 1 and re.search(r"BAD +/dev/shm .*remount,size=", r.stdout), r.stdout)
@@ -150,6 +153,19 @@ def test_doctor():
         check("note  service" in w.a.mcctl("doctor").stdout, "doctor without a service")
         r = w.a.mcctl("status", "--check", ok=False)
         check(r.returncode == 3 and "UNKNOWN" in r.stdout, f"{r.returncode} {r.stdout}")
+
+
+def configured_in_vain(host):
+    """A guest that is configured and isn't there, and a file with a mistake, are no reason to say OK."""
+    mctest.wait_for("a first try", lambda: "can't be followed yet" in host.supervisor_log(), 20, every=0.05)
+    r = host.mcctl("status", "--check", ok=False)
+    check(r.returncode == 1 and r.stdout.startswith("MICROCHECKPOINT WARNING - 0 guests: vm is configured, but can't be begun yet: ")
+          and "no QMP socket /nonexistent.qmp" in r.stdout and "other.conf:3: there is no key 'intervall'" in r.stdout, r.stdout)
+    check("no QMP socket /nonexistent.qmp" in host.mcctl("status").stdout, "mcctl status doesn't show it")
+    for args, word in ((("status", "vm"), "no QMP socket"), (("status", "vm", "--check"), "WARNING"), (("status", "xy", "--check"), "UNKNOWN")):
+        r = host.mcctl(*args, ok=False)
+        check(r.returncode != 0 and word in r.stdout + r.stderr, f"{args}: {r.returncode} {r.stdout}{r.stderr}")
+    check(metric(host, "microcheckpoint_guests_pending") == 1 and metric(host, "microcheckpoint_config_mistakes") == 1, "metrics")
 
 
 def signatures(xml, iface):
