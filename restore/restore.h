@@ -101,7 +101,7 @@ int commit_step(struct restore *r);
 void commit_drop_first(struct restore *r, mc_handle h); /* the ring's first entry */
 /* Has transport tell the primary that @epoch is refused; UINT64_MAX: the first copy. */
 void commit_nack(struct restore *r, uint64_t epoch);
-void commit_drop_all(struct restore *r);              /* every slab in the ring, and the assembly */
+void commit_drop_all(struct restore *r); /* every slab in the ring, and the assembly */
 /* Applies the committed epoch from the decoded slabs; the same result however often. */
 int commit_apply(struct restore *r, uint64_t epoch);
 void commit_first(struct restore *r); /* there is something to take over with: PROTECTED */
