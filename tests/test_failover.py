@@ -8,6 +8,8 @@ import mctest
 import scenario as sc
 from mctest import check
 
+IN_PAIRS = True  # nothing here depends on how fast the machine is
+
 KILLS = 20
 LOAD = "mc.redis=1 mc.memcheck=64:200 mc.counter=2000"
 
