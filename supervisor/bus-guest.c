@@ -29,17 +29,25 @@ static void ring(struct guest *g)
 	mc_arena_ring_all(&g->arena);
 }
 
+static int on_primary_only(const struct guest *g, sd_bus_error *e)
+{
+	return bus_error(e, -EPERM,
+	                 "guest %s: this is its backup (%s); do that on the host of the primary",
+	                 g->name, mc_state_name(guest_state(g)));
+}
+
 static int only_primary(struct guest *g, sd_bus_error *e)
 {
 	enum mc_state s = guest_state(g);
 
 	if (g->side == MC_SIDE_PRIMARY && (s == MC_STATE_PROTECTED || s == MC_STATE_SYNCING))
 		return 0;
+	if (g->side == MC_SIDE_BACKUP)
+		return on_primary_only(g, e);
 	return bus_error(e, -EPERM,
-	                 "guest %s is %s (%s): that is for a protected primary; mcctl events %s "
-	                 "says how it came to this",
-	                 g->name, mc_state_name(s),
-	                 g->side == MC_SIDE_PRIMARY ? "primary" : "backup", g->name);
+	                 "guest %s is %s: that is for a protected primary; mcctl events %s says "
+	                 "how it came to this",
+	                 g->name, mc_state_name(s), g->name);
 }
 
 static int on_checkpoint_limit(sd_event_source *s, uint64_t usec, void *userdata)
@@ -56,7 +64,9 @@ static int method_checkpoint(sd_bus_message *msg, void *userdata, sd_bus_error *
 {
 	struct guest *g = userdata;
 
-	if (guest_state(g) != MC_STATE_PROTECTED || g->side != MC_SIDE_PRIMARY)
+	if (g->side == MC_SIDE_BACKUP)
+		return on_primary_only(g, e);
+	if (guest_state(g) != MC_STATE_PROTECTED)
 		return bus_error(e, -EPERM,
 		                 "guest %s is %s: only a protected primary takes epochs; wait for "
 		                 "PROTECTED, or mcctl events %s",

@@ -15,34 +15,49 @@ enum verdict { OK, WARNING, CRITICAL, UNKNOWN };
 static const char *const verdict_names[] = {"OK", "WARNING", "CRITICAL", "UNKNOWN"};
 
 static const struct {
-	const char *state, *reason; /* NULL: any */
+	const char *state, *role, *reason; /* NULL: any */
 	enum verdict verdict;
 	const char *what;
 } states[] = {
-        {"PROTECTED", NULL, OK, NULL},
-        {"ENDED", NULL, OK, NULL},
-        {"SYNCING", NULL, WARNING, "isn't protected yet, its first copy runs"},
-        {"WAITING", NULL, WARNING, "is a standby that no primary has connected to"},
-        {"DEGRADED", NULL, WARNING, "runs unprotected; give it a new standby"},
-        {"ACTIVE", NULL, WARNING,
+        {"PROTECTED", NULL, NULL, OK, NULL},
+        {"ENDED", NULL, NULL, OK, NULL},
+        {"SYNCING", NULL, NULL, WARNING, "isn't protected yet, its first copy runs"},
+        {"WAITING", NULL, NULL, WARNING, "is a standby that no primary has connected to"},
+        {"DEGRADED", NULL, NULL, WARNING, "runs unprotected; give it a new standby"},
+        {"ACTIVE", NULL, NULL, WARNING,
          "failed over to here and runs unprotected; a new standby, then mcctl protect"},
-        {"TAKING_OVER", NULL, CRITICAL, "is being taken over at this moment"},
-        {"HELD", "overload", CRITICAL,
+        {"TAKING_OVER", NULL, NULL, CRITICAL, "is being taken over at this moment"},
+        {"HELD", NULL, "overload", CRITICAL,
          "is paused: epochs fail; mcctl events says why, mcctl resume lets it go on"},
-        {"HELD", NULL, CRITICAL,
+        {"HELD", NULL, NULL, CRITICAL,
          "is paused: its backup can't be reached and may run it; look there, then mcctl resolve"},
-        {"STOPPED", NULL, CRITICAL, "is stopped here; mcctl events says why"},
+        {"STOPPED", "backup", NULL, CRITICAL,
+         "is a standby that can't take over any more; mcctl events says why"},
+        {"STOPPED", NULL, "taken-over", CRITICAL,
+         "is stopped here, its backup took over; end this QEMU, then mcctl unprotect"},
+        {"STOPPED", NULL, "resolved", CRITICAL, "is stopped here, as an operator decided"},
+        {"STOPPED", NULL, "arbiter", CRITICAL, "is stopped here, as the arbiter decided"},
+        {"STOPPED", NULL, "conflict", CRITICAL,
+         "isn't protected and may be stopped: another term is in force; mcctl events says more"},
+        {"STOPPED", NULL, NULL, WARNING,
+         "isn't protected, that couldn't begin, and runs as before; mcctl events says why"},
 };
+
+static bool fits(const char *want, const char *is)
+{
+	return !want || (is && strcmp(want, is) == 0);
+}
 
 static enum verdict judge(json_t *g, char *text, size_t len)
 {
 	const char *name = json_string_value(json_object_get(g, "Name"));
 	const char *state = json_string_value(json_object_get(g, "State"));
 	const char *reason = json_string_value(json_object_get(g, "Reason"));
+	const char *role = json_string_value(json_object_get(g, "Role"));
 
 	for (size_t i = 0; state && i < MC_ARRAY_SIZE(states); i++) {
-		if (strcmp(states[i].state, state) != 0 ||
-		    (states[i].reason && (!reason || strcmp(states[i].reason, reason) != 0)))
+		if (strcmp(states[i].state, state) != 0 || !fits(states[i].role, role) ||
+		    !fits(states[i].reason, reason))
 			continue;
 		if (states[i].verdict == OK && strcmp(state, "PROTECTED") == 0 &&
 		    !json_is_true(json_object_get(g, "Link"))) {

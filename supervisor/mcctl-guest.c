@@ -141,16 +141,25 @@ int cmd_workers(struct ctl *c, int argc, char **argv)
 int cmd_restart(struct ctl *c, int argc, char **argv)
 {
 	sd_bus_message *m = NULL;
-	char path[256], stage[320];
+	char path[256], stage[320], what[160];
+	enum mc_role role;
 
 	if (argc != 3) {
 		fprintf(stderr, "usage: mcctl restart NAME STAGE\n");
 		return 2;
 	}
+	if (mc_role_parse(argv[2], 0, &role) < 0 || role == MC_ROLE_SUPERVISOR) {
+		fprintf(stderr,
+		        "mcctl: there is no stage '%.32s'; stages are capture, stage, transport, "
+		        "netgate, restore\n",
+		        argv[2]);
+		return 1;
+	}
+	snprintf(what, sizeof(what), "%.63s with a process mc-%s", argv[1], mc_role_name(role));
 	if (ctl_guest_path(argv[1], path, sizeof(path)) < 0)
 		return 1;
 	snprintf(stage, sizeof(stage), "%s/%.32s/0", path, argv[2]);
 	if (ctl_new_call(c, &m, stage, MC_IFACE_STAGE, "Restart") < 0)
 		return 1;
-	return ctl_call(c, m, argv[1], NULL);
+	return ctl_call(c, m, what, NULL);
 }

@@ -147,6 +147,28 @@ static void print_table(json_t *list)
 		status_print_row(g);
 }
 
+/* What is in nanoseconds on the bus. */
+static bool is_time(const char *key)
+{
+	static const char *const ends[] = {"P50", "P99", "Max", "Sum", "Time", "Lag"};
+	size_t len = strlen(key);
+
+	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+		if (len > strlen(ends[i]) && strcmp(key + len - strlen(ends[i]), ends[i]) == 0)
+			return true;
+	return false;
+}
+
+static void print_number(const char *key, long long n)
+{
+	if (is_time(key))
+		printf("%-16s %.3f ms\n", key, (double)n / 1e6);
+	else if (strncmp(key, "Sync", 4) == 0)
+		printf("%-16s %.1f MiB\n", key, (double)n / (1 << 20));
+	else
+		printf("%-16s %lld\n", key, n);
+}
+
 static void print_guest(json_t *g)
 {
 	const char *key;
@@ -156,9 +178,10 @@ static void print_guest(json_t *g)
 		if (json_is_string(v))
 			printf("%-16s %s\n", key, json_string_value(v));
 		else if (json_is_integer(v))
-			printf("%-16s %lld\n", key, (long long)json_integer_value(v));
+			print_number(key, (long long)json_integer_value(v));
 		else if (json_is_real(v))
-			printf("%-16s %g\n", key, json_real_value(v));
+			printf("%-16s %g%s\n", key, json_real_value(v),
+			       strcmp(key, "Interval") == 0 ? " ms" : "");
 		else
 			printf("%-16s %s\n", key, json_is_true(v) ? "yes" : "no");
 	}

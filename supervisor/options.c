@@ -91,6 +91,11 @@ static int set_text(struct request *rq, const struct option_def *d, const char *
 	return 0;
 }
 
+static int set_peer(struct request *rq, const struct option_def *d, const char *v)
+{
+	return options_peer_check(v) < 0 ? -EINVAL : set_text(rq, d, v);
+}
+
 static int set_accept(struct request *rq, const struct option_def *d, const char *v)
 {
 	char *to = rq->cfg.accept;
@@ -288,8 +293,8 @@ static int set_nic(struct request *rq, const struct option_def *d, const char *v
 static const struct option_def options[] = {
         {"qmp", "a socket path under 108 characters", false, false, set_text, 0, 0, 108, CFG(qmp),
          0},
-        {"peer", "ADDRESS:PORT or [V6ADDRESS]:PORT", false, false, set_text, 0, 0, 256, CFG(peer),
-         0},
+        {"peer", "ADDRESS:PORT or [V6ADDRESS]:PORT, in figures (names aren't looked up)", false,
+         false, set_peer, 0, 0, 256, CFG(peer), 0},
         {"accept", "device types, comma separated", false, false, set_accept, 0, 0, 0, 0, 0},
         {"relay", "NETDEV=unix:PATH,tap=IF[,netns=NS] (at most 8)", false, false, set_relay, 0, 0,
          0, 0, 0},

@@ -72,6 +72,10 @@ void request_free(struct request *rq);
 /* Comma separated names of the NICs; "" when there are none. */
 void request_gated(const struct request *rq, char *buf, size_t len);
 
+/* options-peer.c: 0 when the transport can connect to it: a numeric address, a port or none; or
+ * -EINVAL. */
+int options_peer_check(const char *v);
+
 /* Names of all options, NULL at the end; *flag tells whether it takes no value. */
 const char *option_name(unsigned i, bool *flag);
 

@@ -34,14 +34,18 @@ int switchover_begin(struct guest *g, sd_bus_message *msg, sd_bus_error *e)
 {
 	struct mc_control *c = g->arena.control;
 
-	if (g->side != MC_SIDE_PRIMARY || guest_state(g) != MC_STATE_PROTECTED ||
-	    atomic_load(&c->link) != MC_LINK_UP)
+	if (g->side == MC_SIDE_BACKUP)
 		return bus_error(
 		        e, -EPERM,
-		        "guest %s is %s (%s): a planned switchover is for a protected primary "
-		        "whose backup can be reached; wait for PROTECTED, or look at the link",
-		        g->name, mc_state_name(guest_state(g)),
-		        g->side == MC_SIDE_PRIMARY ? "primary" : "backup");
+		        "guest %s: this is its backup (%s); a planned switchover begins on the "
+		        "host of the primary, and mcctl failover %s takes over without it",
+		        g->name, mc_state_name(guest_state(g)), g->name);
+	if (guest_state(g) != MC_STATE_PROTECTED || atomic_load(&c->link) != MC_LINK_UP)
+		return bus_error(
+		        e, -EPERM,
+		        "guest %s is %s: a planned switchover is for a protected primary whose "
+		        "backup can be reached; wait for PROTECTED, or look at the link",
+		        g->name, mc_state_name(guest_state(g)));
 	if (atomic_load(&c->want_end))
 		return bus_error(e, -EBUSY,
 		                 "guest %s: its protection is ending already; wait for its end, "

@@ -44,6 +44,9 @@ static void test_good_values(void **state)
 	assert_string_equal(rq.cfg.nic[1].sock, "/run/peer");
 	assert_int_equal(set("qmp", "/run/q"), 0);
 	assert_int_equal(set("peer", "192.0.2.1:7911"), 0);
+	assert_int_equal(set("peer", "192.0.2.1"), 0);
+	assert_int_equal(set("peer", "[2001:db8::1]:65535"), 0);
+	assert_int_equal(set("peer", "[2001:db8::1]"), 0);
 	assert_int_equal(request_check(&rq, true, why, sizeof(why)), -EINVAL);
 	assert_non_null(strstr(why, "insecure"));
 	assert_int_equal(set("insecure", "true"), 0);
@@ -119,6 +122,17 @@ static void test_bad_values(void **state)
 	        {"relay", "n0=unix:/x,tap=a,sock=/y"},
 	        {"relay", "n0=unix:/x,tap=0123456789abcdef"},
 	        {"relay", "n0=unix:/x,colour=red"},
+	        {"peer", "host-b:7911"},
+	        {"peer", "host-b"},
+	        {"peer", "192.0.2.1:"},
+	        {"peer", "192.0.2.1:0"},
+	        {"peer", "192.0.2.1:65536"},
+	        {"peer", "192.0.2.1:7911x"},
+	        {"peer", "192.0.2.1 :7911"},
+	        {"peer", "[2001:db8::1"},
+	        {"peer", "[2001:db8::1]7911"},
+	        {"peer", ":7911"},
+	        {"peer", "[]:7911"},
 	        {"nic", ""},
 	        {"nic", "0123456789abcdef"},
 	        {"nic", "tap0,netns="},

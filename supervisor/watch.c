@@ -142,7 +142,7 @@ static void state_changed(struct guest *g, uint64_t was, uint64_t now)
 	const char *why = mc_reason_name(mc_state_reason(now));
 	char text[MC_WHY_MAX] = "", took[64], by[32];
 
-	if (has_sentence(mc_state_reason(now)))
+	if (has_sentence(mc_state_reason(now)) && g->arena.control->refusal[0])
 		snprintf(text, sizeof(text), ": %.*s", MC_WHY_MAX - 3, g->arena.control->refusal);
 	if (s == MC_STATE_STOPPED && mc_state_reason(now) == MC_REASON_TAKEN_OVER)
 		switchover_finish(g, 0, NULL);

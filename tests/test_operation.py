@@ -88,6 +88,13 @@ def monitoring(w):
     check(metric(w.a, "microcheckpoint_capture_checkpoints_total", guest="vm") > n, "checkpoints don't count")
     check(0 < metric(w.a, "microcheckpoint_pause_seconds", guest="vm", quantile="0.5") < 1, "pause")
     check(metric(w.b, "microcheckpoint_link_up", guest="vm", role="backup") == 1, "link of the backup")
+    for host, args, word in ((w.b, ("checkpoint", "vm"), "this is its backup (PROTECTED); do that on the host of the primary"),
+                             (w.b, ("failover", "vm", "--planned"), "mcctl failover vm takes over without it"),
+                             (w.a, ("restart", "vm", "restore"), "no guest vm with a process mc-restore here"),
+                             (w.a, ("restart", "vm", "pipeline"), "there is no stage 'pipeline'")):
+        r = host.mcctl(*args, ok=False)
+        check(r.returncode == 1 and word in r.stderr, f"{args}: {r.returncode} {r.stderr}")
+    check(re.search(r"^PauseP50 +[\d.]+ ms$", w.a.mcctl("status", "vm").stdout, re.M), "a time without its unit")
     text = w.a.mcctl("metrics", "--prometheus").stdout
     for line in text.splitlines():
         check(re.fullmatch(r"# (HELP|TYPE) microcheckpoint_\w+ .+|microcheckpoint_\w+(\{[^{}]*\})? [-+.e\d]+", line),

@@ -177,6 +177,8 @@ def policy_hold(w, g):
     reconnect(w, w.a)
     reconnect(w, w.b)
     held(w, g, 0.7)
+    r = w.a.mcctl("status", "--check", ok=False)
+    check(r.returncode == 2 and "vm (HELD, overload) is paused: epochs fail" in r.stdout, f"{r.returncode} {r.stdout}")
     r = w.a.mcctl("resolve", "vm", "promote", ok=False)
     check(r.returncode == 1 and "its backup answers" in r.stderr, f"promote beside an armed backup: {r.stderr}")
     w.a.mcctl("resume", "vm")

@@ -145,6 +145,10 @@ def test_unprotect_needs_the_backup():
         sc.protect(w.a, w.b)
         w.a.run("ip", "link", "set", "repl", "down")
         w.a.wait_state("HELD", timeout=5)
+        r = w.a.mcctl("status", "--check", ok=False)
+        check(r.returncode == 2 and "vm (HELD, peer-lost) is paused: its backup can't be reached" in r.stdout, f"{r.returncode} {r.stdout}")
+        last = [line for line in w.a.mcctl("events", "vm").stdout.splitlines() if "-> HELD" in line][-1]
+        check(last.endswith(")"), f"a sentence that is missing: {last}")
         r = w.a.mcctl("unprotect", "vm", ok=False)
         check(r.returncode == 1 and "resolve" in r.stderr.lower(), f"unprotect: {r.returncode} {r.stderr}")
         check(w.a.state() == "HELD" and g.status() == "paused", f"{w.a.state()}, guest {g.status()}")

@@ -59,6 +59,8 @@ def test_planned_switchover():
         check(gap < 1.5, f"the client waited {gap * 1000:.0f} ms")
         check(w.a.state() == "STOPPED" and guest.status() == "paused", f"{w.a.state()}, {guest.status()}")
         w.b.wait_state("ACTIVE", timeout=2)
+        r = w.a.mcctl("status", "--check", ok=False)
+        check(r.returncode == 2 and "vm (STOPPED, taken-over) is stopped here, its backup took over" in r.stdout, f"{r.returncode} {r.stdout}")
         check(w.b.status()["Reason"] == "failover", w.b.status()["Reason"])
         check(w.a.status()["HeldPackets"] == 0, f"{w.a.status()['HeldPackets']} frames were held and dropped")
         sc.write_for(redis, 0.5)

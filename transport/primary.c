@@ -72,6 +72,7 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 	char text[MC_WHY_MAX];
 	uint64_t now = mc_now_ns();
 	bool was_up = t->up;
+	size_t n;
 
 	connect_ended(t, l, error, why);
 	streams_end(t);
@@ -101,10 +102,13 @@ static void on_closed(void *ctx, struct link *l, int error, const char *why)
 	if (transport_state(t) == MC_STATE_SYNCING && !primary_armed(t) &&
 	    (now - t->p.attempt_began > REACH_NS ||
 	     (again_begun(t, false) && !again_pending(t) && !again_begin(t)))) {
+		n = strlen(text);
+		snprintf(text + n, sizeof(text) - n,
+		         " (the guest runs on, unprotected; mcctl protect tries again)");
 		primary_stop_syncing(t, MC_REASON_PEER_LOST, text);
 		return;
 	}
-	mc_log(was_up ? LOG_WARNING : LOG_DEBUG, "%s", text);
+	mc_log(was_up ? LOG_WARNING : LOG_DEBUG, "%s (it is tried again)", text);
 	retry_in(t, now - t->p.attempt_began < failure_ns(t) ? RETRY_FAST_US : RETRY_SLOW_US);
 }
 

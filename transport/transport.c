@@ -52,23 +52,23 @@ const char *transport_remedy(int error)
 {
 	switch (error < 0 ? -error : error) {
 	case ECONNREFUSED:
-		return "is mc-supervisor running there, and this its port? It is tried again";
+		return "is mc-supervisor running there, and this its port?";
 	case EHOSTUNREACH:
 	case ENETUNREACH:
 	case ETIMEDOUT:
-		return "is that host up, its address right, no firewall between? It is tried again";
+		return "is that host up, its address right, no firewall between?";
 	case ENOENT:
 	case EADDRNOTAVAIL:
 		return "is that address right?";
 	case EPROTO:
 	case EBADMSG:
 	case EPROTONOSUPPORT:
-		return "are both hosts of the same release? It is tried again";
+		return "are both hosts of the same release?";
 	case ENOMEM:
 	case ENOBUFS:
 		return "free memory on this host";
 	default:
-		return "it is made again by itself; the other host's log says why it ended there";
+		return "the other host's log says why it ended there";
 	}
 }
 
