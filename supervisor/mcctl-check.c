@@ -14,6 +14,8 @@ enum verdict { OK, WARNING, CRITICAL, UNKNOWN };
 
 static const char *const verdict_names[] = {"OK", "WARNING", "CRITICAL", "UNKNOWN"};
 
+#define NOT_BEGUN "isn't protected, that couldn't begin, and runs as before; mcctl events says why"
+
 static const struct {
 	const char *state, *role, *reason; /* NULL: any */
 	enum verdict verdict;
@@ -39,8 +41,12 @@ static const struct {
         {"STOPPED", NULL, "arbiter", CRITICAL, "is stopped here, as the arbiter decided"},
         {"STOPPED", NULL, "conflict", CRITICAL,
          "isn't protected and may be stopped: another term is in force; mcctl events says more"},
-        {"STOPPED", NULL, NULL, WARNING,
-         "isn't protected, that couldn't begin, and runs as before; mcctl events says why"},
+        {"STOPPED", NULL, "refused", WARNING, NOT_BEGUN},
+        {"STOPPED", NULL, "error", WARNING, NOT_BEGUN},
+        {"STOPPED", NULL, "peer-lost", WARNING, NOT_BEGUN},
+        {"STOPPED", NULL, "standby-lost", WARNING, NOT_BEGUN},
+        {"STOPPED", NULL, NULL, CRITICAL,
+         "ended here and may run on its backup; mcctl events says more"},
 };
 
 static bool fits(const char *want, const char *is)
