@@ -212,8 +212,9 @@ static int print_status(struct ctl *c, const char *name, json_t *v, bool as_json
 		print_guest(v);
 	else
 		print_table(v);
+	/* Not among the guests, which scripts read. */
 	if (v)
-		print_pending(stdout, "", pending);
+		print_pending(stderr, "", pending);
 	json_decref(pending);
 	json_decref(v);
 	return v ? 0 : 1;

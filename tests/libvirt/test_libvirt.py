@@ -80,6 +80,20 @@ class Libvirt:
         return int(self.call("cat", "/run/libvirt/qemu/vm.pid").stdout)
 
 
+def refused_devices(lib):
+    """A domain as a desktop's tools write it: each device is named; those that put out nothing aren't."""
+    path = f"{lib.host.dir}/desktop.xml"
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(DOMAIN.replace("</devices>", "<serial type='pty'/><serial type='null'/><channel type='unix'/><tpm model='tpm-crb'/>"
+                               "<sound model='ich9'/><video><model type='qxl'/></video><rng model='virtio'/></devices>"))
+    out = lib.helper("check", path, ok=False).stdout.splitlines()
+    kinds = sorted(line.split(":")[0] for line in out)
+    check([k for k in kinds if k in ("serial", "channel", "tpm", "sound", "video", "rng")] ==
+          ["channel", "serial", "sound", "tpm", "video"], f"{out}")
+    r = lib.helper("protect", path, "--accept", "isa-serial,virtserialport", ok=False)
+    check(r.returncode == 1 and "serial:" not in r.stderr and "channel:" not in r.stderr and "tpm:" in r.stderr, r.stderr)
+
+
 def test_domain():
     """check, xml, define, standby, protect by the helper; the standby's libvirt shows it running after a failover."""
     with mctest.World() as w:
@@ -89,6 +103,10 @@ def test_domain():
         one.start()
         two.start()
         one.define(DOMAIN)
+        refused_devices(one)
+        for what, word in (("nosuch", "virsh list --all"), ("/etc/hostname", "isn't XML")):
+            r = one.helper("check", what, ok=False)
+            check(r.returncode == 1 and word in r.stderr and "Traceback" not in r.stderr, f"{what}: {r.returncode} {r.stderr}")
         r = one.helper("check", "vm", ok=False)
         check(r.returncode == 1 and all(word in r.stdout for word in ("memory:", "monitor:", "balloon:", "interface")), r.stdout)
         r = one.helper("protect", "vm", "--peer", "192.0.2.1:7911", ok=False)
