@@ -222,6 +222,7 @@ static int method_unprotect(sd_bus_message *msg, void *userdata, sd_bus_error *e
 	struct guest *g;
 	const char *name;
 	enum mc_state s;
+	char who[32];
 	int r = sd_bus_message_read(msg, "s", &name);
 
 	if (r < 0)
@@ -236,6 +237,9 @@ static int method_unprotect(sd_bus_message *msg, void *userdata, sd_bus_error *e
 	watch_look(g);
 	s = guest_state(g);
 	if (guest_replaceable(g) || s == MC_STATE_WAITING) {
+		bus_caller(msg, who, sizeof(who));
+		event_write_by(g, "removed", who, 0, "an operator removes the entry, which was %s",
+		               mc_state_name(s));
 		guest_remove(g);
 		return sd_bus_reply_method_return(msg, NULL);
 	}

@@ -214,14 +214,17 @@ static void make_room(struct manager *m)
 
 static void name_peer(struct connection *c, const struct sockaddr_storage *a, socklen_t len)
 {
-	char host[64], port[8];
+	static const char v4[] = "::ffff:"; /* a socket for both kinds writes it before IPv4 */
+	char host[64], port[8], *p = host;
 
 	if (getnameinfo((const struct sockaddr *)a, len, host, sizeof(host), port, sizeof(port),
-	                NI_NUMERICHOST | NI_NUMERICSERV) == 0)
-		snprintf(c->from, sizeof(c->from), a->ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s",
-		         host, port);
-	else
+	                NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
 		snprintf(c->from, sizeof(c->from), "an unknown address");
+		return;
+	}
+	if (strchr(host, '.') && strncmp(host, v4, sizeof(v4) - 1) == 0)
+		p += sizeof(v4) - 1;
+	snprintf(c->from, sizeof(c->from), strchr(p, ':') ? "[%s]:%s" : "%s:%s", p, port);
 }
 
 static int on_accept(sd_event_source *s, int fd, uint32_t revents, void *userdata)

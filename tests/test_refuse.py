@@ -157,6 +157,16 @@ def test_unknown_guest_and_nonsense():
             check(r.returncode in (1, 2) and word in r.stderr, f"{extra}: {r.returncode} {r.stderr}")
         r = w.a.mcctl("protect", "../etc", "--qmp", g.qmp_path, "--peer", "1.2.3.4", "--gate", "none", ok=False)
         check(r.returncode in (1, 2) and "name" in r.stderr.lower(), f"bad name: {r.stderr}")
+        # What the other host says of itself is told as that; the entry's end has its author.
+        w.b.start()
+        w.a.mcctl(*base, "--insecure")
+        w.a.wait_state("STOPPED", timeout=10)
+        check(w.a.status()["Message"] == f"the backup {w.b.addr}:{mctest.PORT} refuses: no standby for guest 'vm' on this host; run mcctl standby "
+              "there first", w.a.status()["Message"])
+        check(f"a connection from {w.a.addr}:" in w.b.supervisor_log(), w.b.supervisor_log())
+        w.a.mcctl("unprotect", "vm")
+        last = w.a.mcctl("events", "vm").stdout.splitlines()[-1]
+        check("uid 0" in last and "removes the entry, which was STOPPED" in last, last)
         check(g.status() == "running", f"guest is {g.status()}")
 
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* How a protection ends on the primary: by our END, by the peer's, or with its standby. */
 #include <errno.h>
+#include <stdio.h>
 
 #include "../ipc/fault.h"
 #include "../ipc/log.h"
@@ -44,7 +45,8 @@ int ending_standby_replaced(struct transport *t)
 /* END before HELLO is a refusal; after it the backup gave up its standby. */
 int ending_take_end(struct transport *t, const struct mc_wire_header *h, const void *payload)
 {
-	char text[MC_WHY_MAX];
+	bool beginning = transport_state(t) == MC_STATE_SYNCING && !primary_armed(t);
+	char text[MC_WHY_MAX], whole[MC_WHY_MAX + 300];
 	uint32_t reason;
 	int r = mc_wire_reason_parse(payload, h->length, &reason, text);
 
@@ -53,15 +55,18 @@ int ending_take_end(struct transport *t, const struct mc_wire_header *h, const v
 	if (ask_wanted(t))
 		return -ESHUTDOWN; /* not yet */
 	if (!t->up) {
-		if (!t->p.refused_logged)
-			mc_err("the backup %s refuses: %s", t->a->config->peer, text);
+		/* "This host" in its words is the other one. */
+		snprintf(whole, sizeof(whole), "the backup %s refuses: %s", t->a->config->peer,
+		         text);
+		if (!t->p.refused_logged && !beginning)
+			mc_err("%s", whole);
 		t->p.refused_logged = true;
-		if (transport_state(t) == MC_STATE_SYNCING && !primary_armed(t)) {
+		if (beginning) {
 			bool terms = reason == MC_REASON_CONFLICT;
 
-			mc_worker_event(t->w, terms ? "conflict" : "refused", 0, "%s", text);
+			mc_worker_event(t->w, terms ? "conflict" : "refused", 0, "%s", whole);
 			primary_stop_syncing(t, terms ? MC_REASON_CONFLICT : MC_REASON_REFUSED,
-			                     text);
+			                     whole);
 		} else if (reason == MC_REASON_STANDBY_LOST) {
 			return ending_standby_replaced(t);
 		}
