@@ -36,9 +36,9 @@
 
 #define MC_ARENA_MAGIC 0x616e657261636d31ULL
 #ifdef MC_FAULTS
-#define MC_ABI_VERSION 1000004
+#define MC_ABI_VERSION 1000005
 #else
-#define MC_ABI_VERSION 4
+#define MC_ABI_VERSION 5
 #endif
 #define MC_SLAB_DEFAULT   (5ULL << 20)
 #define MC_BITMAPS        10 /* one per epoch in flight (8) + carry + nobase */

@@ -20,6 +20,7 @@
 #include "util.h"
 
 #define ITEMS 100000ULL
+#define START (UINT64_MAX - 9) /* of the indices of two processes */
 
 static struct mc_ring *shared_ring(uint64_t nslots, uint64_t start)
 {
@@ -30,6 +31,9 @@ static struct mc_ring *shared_ring(uint64_t nslots, uint64_t start)
 	assert_int_equal(mc_ring_init(r, nslots), 0);
 	atomic_store(&r->head, start);
 	atomic_store(&r->tail, start);
+	/* As the round before left it. */
+	for (uint64_t i = start; i - start < nslots; i++)
+		atomic_store(&r->slot[i & (nslots - 1)], i & nslots ? MC_RING_LAP : 0);
 	return r;
 }
 
@@ -74,22 +78,31 @@ static void test_fills_and_wraps(void **state)
 	munmap(r, mc_ring_size(4));
 }
 
+/* From the last slots over to the first ones. */
 static void test_burst_is_all_or_none(void **state)
 {
-	struct mc_ring *r = shared_ring(4, 0);
-	const uint64_t h[5] = {1, 2, 3, 4, 5};
-	struct mc_ring_end p;
+	struct mc_ring *r = shared_ring(4, 2);
+	const uint64_t h[5] = {1, 2, 3, 4, MC_RING_LAP};
+	struct mc_ring_end p, c;
+	uint64_t got[4];
 
 	(void)state;
 	assert_int_equal(mc_ring_attach_producer(&p, r, 4), 0);
+	assert_int_equal(mc_ring_attach_consumer(&c, r, 4), 0);
+	assert_int_equal(mc_ring_push_burst(&p, h + 3, 2), -EINVAL);
+	assert_int_equal(mc_ring_peek_burst(&c, got, 4), 0);
 	assert_int_equal(mc_ring_push_burst(&p, h, 3), 0);
 	assert_int_equal(mc_ring_push_burst(&p, h, 2), -ENOSPC);
 	assert_int_equal(mc_ring_depth(r), 3);
 	assert_int_equal(mc_ring_push_burst(&p, h, 5), -ENOSPC);
+	assert_int_equal(mc_ring_peek_burst(&c, got, 4), 3);
+	assert_memory_equal(got, h, 3 * sizeof(h[0]));
+	mc_ring_advance(&c, 3);
+	assert_int_equal(mc_ring_peek_burst(&c, got, 4), 0);
 	munmap(r, mc_ring_size(4));
 }
 
-/* A peer that writes nonsense into its index is found out before anything is read. */
+/* A peer that writes nonsense into its slots or its index is found out before that is used. */
 static void test_corrupt_peer(void **state)
 {
 	struct mc_ring *r = shared_ring(4, 0);
@@ -99,15 +112,55 @@ static void test_corrupt_peer(void **state)
 	(void)state;
 	assert_int_equal(mc_ring_attach_producer(&p, r, 4), 0);
 	assert_int_equal(mc_ring_attach_consumer(&c, r, 4), 0);
+	assert_int_equal(mc_ring_push(&p, MC_RING_HANDLE + 1), -EINVAL);
+	assert_int_equal(mc_ring_peek(&c, 0, &h), 0);
+	atomic_store(&r->slot[0], UINT64_MAX);
+	assert_int_equal(mc_ring_peek(&c, 0, &h), -EBADMSG);
+	assert_int_equal(mc_ring_peek_burst(&c, &h, 1), -EBADMSG);
+	atomic_store(&r->slot[0], 0);
 	atomic_store(&r->head, 5);
-	assert_int_equal(mc_ring_peek(&c, 0, &h), -EBADMSG);
-	atomic_store(&r->head, UINT64_MAX);
-	assert_int_equal(mc_ring_peek(&c, 0, &h), -EBADMSG);
+	assert_int_equal(mc_ring_peek_burst(&c, &h, 1), -EBADMSG);
 	atomic_store(&r->head, 0);
 	for (int i = 0; i < 4; i++)
 		assert_int_equal(mc_ring_push(&p, 1), 0);
 	atomic_store(&r->tail, 7);
 	assert_int_equal(mc_ring_push(&p, 1), -EBADMSG);
+	atomic_store(&r->tail, 9);
+	assert_int_equal(mc_ring_attach_producer(&p, r, 4), -EBADMSG);
+	assert_int_equal(mc_ring_attach_consumer(&c, r, 4), -EBADMSG);
+	munmap(r, mc_ring_size(4));
+}
+
+/* A producer that died between its pushes and their count; they may be taken already. */
+static void test_uncounted(void **state)
+{
+	struct mc_ring *r = shared_ring(4, 2);
+	struct mc_ring_end p, c;
+	uint64_t h;
+
+	(void)state;
+	assert_int_equal(mc_ring_attach_producer(&p, r, 4), 0);
+	assert_int_equal(mc_ring_attach_consumer(&c, r, 4), 0);
+	for (uint64_t n = 1; n < 20; n += 3) {
+		uint64_t before = atomic_load(&r->head);
+
+		for (uint64_t i = 0; i < 3; i++)
+			assert_int_equal(mc_ring_push(&p, n + i), 0);
+		atomic_store(&r->head, before + n / 3 % 3);
+		assert_true(mc_ring_contains(r, 4, n + 2));
+		assert_true(mc_ring_peek_burst(&c, &h, 1) == 1 && h == n);
+		for (uint64_t i = 0; i < 2; i++) {
+			assert_int_equal(mc_ring_peek(&c, 0, &h), 1);
+			assert_int_equal(h, n + i);
+			mc_ring_advance(&c, 1);
+		}
+		assert_int_equal(mc_ring_attach_producer(&p, r, 4), 0);
+		assert_int_equal(mc_ring_depth(r), 1);
+		assert_int_equal(mc_ring_peek(&c, 0, &h), 1);
+		assert_int_equal(h, n + 2);
+		mc_ring_advance(&c, 1);
+		assert_int_equal(mc_ring_peek(&c, 0, &h), 0);
+	}
 	munmap(r, mc_ring_size(4));
 }
 
@@ -156,7 +209,8 @@ static int produce(struct pair *p, uint64_t nslots)
 
 	if (mc_ring_attach_producer(&e, p->ring, nslots) < 0)
 		return 1;
-	for (uint64_t n = 1; n <= ITEMS; n++) {
+	/* A successor goes on behind what was pushed. */
+	for (uint64_t n = e.own - START + 1; n <= ITEMS; n++) {
 		while (mc_ring_push(&e, n) == -ENOSPC)
 			if (!sleep_on(p, 0, has_space, &e))
 				return 2;
@@ -190,40 +244,48 @@ static int consume(struct pair *p, uint64_t nslots, _Atomic uint64_t *seen)
 	return 0;
 }
 
-static void run_pair(uint64_t nslots, unsigned kills)
+/* Who is killed; the other one is left alone. */
+enum victim { NOBODY, PRODUCER, CONSUMER };
+
+static pid_t start_end(struct pair *p, uint64_t nslots, _Atomic uint64_t *seen, bool producer)
 {
-	struct pair p = {.ring = shared_ring(nslots, UINT64_MAX - 9)};
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(producer ? produce(p, nslots) : consume(p, nslots, seen));
+	return pid;
+}
+
+static void run_pair(uint64_t nslots, enum victim victim, unsigned kills)
+{
+	struct pair p = {.ring = shared_ring(nslots, START)};
 	_Atomic uint64_t *seen;
-	pid_t prod, cons;
+	pid_t pid[2];
 	int status;
 
 	p.bell = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	seen = (_Atomic uint64_t *)(p.bell + 4);
 	p.fd[0] = eventfd(0, EFD_NONBLOCK);
 	p.fd[1] = eventfd(0, EFD_NONBLOCK);
-	prod = fork();
-	if (prod == 0)
-		_exit(produce(&p, nslots));
-	for (;;) {
-		cons = fork();
-		if (cons == 0)
-			_exit(consume(&p, nslots, seen));
-		if (!kills)
-			break;
-		kills--;
+	for (int i = 0; i < 2; i++)
+		pid[i] = start_end(&p, nslots, seen, i == 0);
+	while (kills--) {
+		int i = victim == CONSUMER;
+
 		usleep(1000 + (unsigned)rand() % 3000); /* a random moment of its work */
-		kill(cons, SIGKILL);
-		assert_int_equal(waitpid(cons, &status, 0), cons);
-		/* A successor starts with its bell rung: what rang before is of no use to it. */
+		kill(pid[i], SIGKILL);
+		assert_int_equal(waitpid(pid[i], &status, 0), pid[i]);
+		pid[i] = start_end(&p, nslots, seen, i == 0);
+		/* A successor starts with its bell rung, and rings: what rang before is lost. */
+		mc_bell_ring_always(p.fd[0]);
 		mc_bell_ring_always(p.fd[1]);
 	}
-	assert_int_equal(waitpid(cons, &status, 0), cons);
-	assert_int_equal(status, 0);
-	assert_int_equal(waitpid(prod, &status, 0), prod);
-	assert_int_equal(status, 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(waitpid(pid[i], &status, 0), pid[i]);
+		assert_int_equal(status, 0);
+		close(p.fd[i]);
+	}
 	assert_int_equal(atomic_load(seen), ITEMS);
-	close(p.fd[0]);
-	close(p.fd[1]);
 	munmap(p.bell, 4096);
 	munmap(p.ring, mc_ring_size(nslots));
 }
@@ -231,22 +293,33 @@ static void run_pair(uint64_t nslots, unsigned kills)
 static void test_two_processes(void **state)
 {
 	(void)state;
-	run_pair(2, 0);
-	run_pair(64, 0);
+	run_pair(2, NOBODY, 0);
+	run_pair(64, NOBODY, 0);
 }
 
 static void test_consumer_killed(void **state)
 {
 	(void)state;
-	run_pair(4, 20);
+	run_pair(4, CONSUMER, 20);
+}
+
+static void test_producer_killed(void **state)
+{
+	(void)state;
+	run_pair(4, PRODUCER, 20);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_refuses_bad_sizes),    cmocka_unit_test(test_fills_and_wraps),
-	        cmocka_unit_test(test_burst_is_all_or_none), cmocka_unit_test(test_corrupt_peer),
-	        cmocka_unit_test(test_two_processes),        cmocka_unit_test(test_consumer_killed),
+	        cmocka_unit_test(test_refuses_bad_sizes),
+	        cmocka_unit_test(test_fills_and_wraps),
+	        cmocka_unit_test(test_burst_is_all_or_none),
+	        cmocka_unit_test(test_corrupt_peer),
+	        cmocka_unit_test(test_uncounted),
+	        cmocka_unit_test(test_two_processes),
+	        cmocka_unit_test(test_consumer_killed),
+	        cmocka_unit_test(test_producer_killed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -214,12 +214,13 @@ static void print_journal(const struct mc_arena *a)
 static void print_ring(const char *name, int index, const struct mc_ring *ring)
 {
 	uint64_t head = load(&ring->head), tail = load(&ring->tail);
+	bool damaged = head - tail > ring->nslots && tail - head > ring->nslots;
 
 	if (!head && !tail)
 		return;
 	printf("  %-12s %3d %12llu %12llu %8llu%s\n", name, index, (unsigned long long)head,
-	       (unsigned long long)tail, (unsigned long long)(head - tail),
-	       head - tail > ring->nslots ? "  DAMAGED" : "");
+	       (unsigned long long)tail, (unsigned long long)mc_ring_depth(ring),
+	       damaged ? "  DAMAGED" : "");
 }
 
 static void print_rings(const struct mc_arena *a)

@@ -63,7 +63,7 @@ static void consume_ours(struct mc_ring *ring, size_t burst)
 
 	mc_ring_attach_consumer(&e, ring, SLOTS);
 	for (uint64_t n = 1; n <= ITEMS;) {
-		int got = mc_ring_peek_burst(&e, h, burst);
+		int got = burst == 1 ? mc_ring_peek(&e, 0, h) : mc_ring_peek_burst(&e, h, burst);
 
 		for (int i = 0; i < got; i++)
 			expect(h[i], n++);
@@ -81,7 +81,7 @@ static void produce_ours(struct mc_ring *ring, size_t burst)
 	for (uint64_t n = 1; n <= ITEMS; n += burst) {
 		for (size_t i = 0; i < burst; i++)
 			h[i] = n + i;
-		while (mc_ring_push_burst(&e, h, burst) < 0)
+		while ((burst == 1 ? mc_ring_push(&e, n) : mc_ring_push_burst(&e, h, burst)) < 0)
 			;
 	}
 }
