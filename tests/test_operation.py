@@ -100,8 +100,23 @@ def monitoring(w):
         check(re.fullmatch(r"# (HELP|TYPE) microcheckpoint_\w+ .+|microcheckpoint_\w+(\{[^{}]*\})? [-+.e\d]+", line),
               f"not a line of the text format: {line}")
     check(len(re.findall(r"^# TYPE", text, re.M)) == len(set(re.findall(r"^# TYPE (\S+)", text, re.M))), "a type twice")
+    exporter(w.a)
     top = w.a.mcctl("top", "--rounds", 3).stdout
     check("Pause" in top and "now" in top and re.search("[\u2581-\u2588]", top), f"no sparkline: {top}")
+
+
+def exporter(host):
+    """What the exporter answers is what mcctl prints; other paths and methods are told so."""
+    ask = ("import socket,sys\ns=socket.create_connection(('127.0.0.1',9817),5)\ns.sendall(sys.argv[1].encode()+b' HTTP/1.1\\r\\n\\r\\n')\n"
+           "while (b:=s.recv(65536)): sys.stdout.write(b.decode())")
+    p = host.spawn(f"{mctest.BUILD}/mc-exporter", f"--bus={host.bus}", "--listen=127.0.0.1:9817", log=f"{host.dir}/exporter.log")
+    mctest.wait_for("the exporter's port", lambda: ":9817" in host.run("ss", "-Hltn"), 10, every=0.05)
+    text = host.run("python3", "-c", ask, "GET /metrics")
+    check(text.startswith("HTTP/1.1 200 OK") and 'microcheckpoint_guest_state{guest="vm",role="primary",state="PROTECTED"} 1' in text, text[:500])
+    check("404 Not Found" in host.run("python3", "-c", ask, "GET /"), "another path")
+    check("405 Method" in host.run("python3", "-c", ask, "POST /metrics"), "another method")
+    p.kill()
+    p.wait()
 
 
 def reload(w, g):
