@@ -186,7 +186,7 @@ void boot_pending(const struct manager *m, void (*fn)(void *ctx, const char *nam
 	char lines[sizeof(m->conf_mistakes)], *rest = NULL;
 
 	for (const struct guest_conf *c = m->confs; c; c = c->next)
-		if (!c->settled && !manager_find((struct manager *)m, c->rq.cfg.guest))
+		if (!c->settled && !manager_find(m, c->rq.cfg.guest))
 			fn(ctx, c->rq.cfg.guest, c->why[0] ? c->why : "its QEMU is being examined");
 	memcpy(lines, m->conf_mistakes, sizeof(lines));
 	for (char *l = strtok_r(lines, "\n", &rest); l; l = strtok_r(NULL, "\n", &rest))

@@ -15,7 +15,7 @@
 #include "../ipc/util.h"
 #include "supervisor.h"
 
-struct guest *manager_find(struct manager *m, const char *name)
+struct guest *manager_find(const struct manager *m, const char *name)
 {
 	for (struct guest *g = m->guests; g; g = g->next)
 		if (strcmp(g->name, name) == 0)

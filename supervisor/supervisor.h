@@ -126,7 +126,7 @@ struct manager {
 
 /* manager.c */
 int manager_run(struct manager *m);
-struct guest *manager_find(struct manager *m, const char *name);
+struct guest *manager_find(const struct manager *m, const char *name);
 
 /* bus-manager.c, bus-guest.c, bus-stage.c */
 int bus_start(struct manager *m);
