@@ -102,6 +102,8 @@ def copy(kind):
             mctest.check(d["committed"] > d["began"] > 0, f"the first copy can't be timed: {d}")
             speeds.append(d["bytes"] / (d["committed"] - d["began"]))
             m.unprotect(w)
+            os.unlink(root(w.b, "/dev/shm/mct-ram-vm"))  # what the next standby holds already isn't copied
+        mctest.check(min(speeds) > max(speeds) / 10, f"not all were full copies: {speeds}")
     return {f"fullcopy_{kind}": entry(
         speeds, "GB/s", "iperf3, one stream", statistics.median(peers),
         f"populated bytes of a 2 GiB guest ({d['bytes'] / m.MIB:.0f} MiB, mostly {kind} pages) from link up to the first "

@@ -33,10 +33,11 @@ GOALS = {
 
 
 def met(name, ratio):
-    """True or False; None when the name has no goal."""
+    """True or False; None when the name has no goal. A ratio counts to 0.001: stamps jitter by that."""
     if name not in GOALS or ratio is None:
         return None
     op, goal = GOALS[name]
+    ratio = round(ratio, 3)
     return ratio <= goal if op == "<=" else ratio >= goal
 
 

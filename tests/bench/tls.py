@@ -25,11 +25,11 @@ def link():
     return {
         "tls_throughput": entry(d["x509"]["gb_s"], "GB/s", "own, plain TCP", mid["plain"]["gb_s"],
                                 "slabs of 1 MiB over one connection on loopback, AES-128-GCM, checksums on both ends"),
-        "tls_rtt": entry(d["x509"]["rtt_us"], "us", "own, plain TCP", mid["plain"]["rtt_us"], "PING to PONG, loopback"),
+        "tls_rtt": entry(d["x509"]["rtt_us"], "us", "own, plain TCP", mid["plain"]["rtt_us"], "PING to PONG, loopback, both ends on one CPU"),
         "tls_connect": entry(d["x509"]["connect_ms"], "ms", "own, plain TCP", mid["plain"]["connect_ms"],
-                             "connect() to the first answer: ECDSA P-256 certificates on both ends, full handshake"),
+                             "connect() to the first answer: ECDSA P-256 certificates on both ends, full handshake; both on one CPU"),
         "tls_connect_psk": entry(d["psk"]["connect_ms"], "ms", "own, plain TCP", mid["plain"]["connect_ms"],
-                                 "connect() to the first answer: pre-shared key with ECDHE"),
+                                 "connect() to the first answer: pre-shared key with ECDHE; both on one CPU"),
     }, {f"tls_{k}": r for k, r in d.items()}
 
 
