@@ -226,8 +226,10 @@ int copy_state(struct capture *c, uint64_t epoch, uint64_t bytes)
 	mc_handle slab;
 	int r;
 
-	if (!bytes || bytes > mc_copyset_state_max(c->a->slabs.unit))
-		return -EFBIG;
+	if (!bytes)
+		return -ENODATA;
+	if (bytes > mc_copyset_state_max(c->a->slabs.unit))
+		return -EMSGSIZE;
 	if (l->n == MC_EPOCH_SLABS_MAX)
 		return -ENOSPC;
 	r = mc_pool_alloc(&c->a->slabs, epoch, false, &slab);

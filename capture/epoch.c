@@ -364,10 +364,32 @@ static void tracking_lost(struct capture *c, const struct epoch *e)
 	c->phase = PHASE_ENDING;
 }
 
+/* It won't get smaller: rather said at once than tried again and again. */
+static void state_too_large(struct capture *c, const struct epoch *e)
+{
+	uint64_t unit = c->a->slabs.unit, fits = unit;
+	char why[MC_WHY_MAX];
+
+	while (mc_copyset_state_max(fits) < e->state_bytes)
+		fits *= 2;
+	snprintf(why, sizeof(why),
+	         "the device state of %llu bytes doesn't fit into a slab of %llu: the guest runs "
+	         "unprotected; protect it again with slab-size %llu or more, on both hosts",
+	         (unsigned long long)e->state_bytes, (unsigned long long)unit,
+	         (unsigned long long)fits);
+	mc_control_refuse(c->a->control, "%s", why);
+	mc_err("%s", why);
+	mc_worker_event(c->w, "overload", e->n, "%s", why);
+	atomic_store(&c->a->control->guest_end, MC_REASON_OVERLOAD);
+	c->phase = PHASE_ENDING;
+}
+
 static void give_up(struct capture *c, struct epoch *e, int error)
 {
 	if (error == -EUCLEAN)
 		tracking_lost(c, e);
+	else if (error == -EMSGSIZE)
+		state_too_large(c, e);
 	copy_list_free(c);
 	(void)mc_journal_abort_from(&c->a->journal, e->n, error);
 	carry_merge(c);

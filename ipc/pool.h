@@ -69,7 +69,7 @@ struct mc_slab_meta {
 	uint32_t of_kind; /* ENCODED: kind of what was encoded */
 	uint64_t raw;     /* ENCODED: bytes before encoding */
 	uint64_t hash;    /* ENCODED on the backup: checksum as received */
-	uint64_t stamp;   /* mc_now_ns() at the hand-over: queue times */
+	uint64_t stamp;   /* mc_now_ns() at the hand-over: queue times; decoded: its own handle */
 };
 _Static_assert(sizeof(struct mc_slab_meta) == 64, "ABI");
 

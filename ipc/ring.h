@@ -101,13 +101,17 @@ int mc_ring_peek_burst(struct mc_ring_end *e, uint64_t *handles, size_t max);
 /* Gives @n peeked slots back to the producer. */
 void mc_ring_advance(struct mc_ring_end *e, uint64_t n);
 
-/* Entries between tail and head as anyone sees them (metrics; no ordering, clamped). */
+/*
+ * Entries between tail and head as anyone sees them: no ordering, clamped, and without what a
+ * producer that died had pushed but not counted.
+ */
 uint64_t mc_ring_depth(const struct mc_ring *ring);
 
 /*
- * True when @handle stands between tail and head.  For a successor that must know what
- * its predecessor had pushed.  The consumer may run: an entry that it takes meanwhile is
- * reported as absent, but then it has claimed the slab word first (pool.h).
+ * True when @handle was pushed and not advanced over, counted or not.  For one of the two ends,
+ * or its successor that must know what its predecessor had pushed.  The other end may run: an
+ * entry that it takes meanwhile may be reported as absent, but then it has claimed the slab
+ * word first (pool.h).
  */
 int mc_ring_contains(const struct mc_ring *ring, uint64_t nslots, uint64_t handle);
 

@@ -260,6 +260,8 @@ static int decode_some(struct restore *r, uint64_t epoch, uint32_t slabs)
 			break; /* looked at when its turn comes */
 		job[n++] = (struct decode_job){.in = h};
 	}
+	if (!n)
+		return refuse_epoch(r, epoch, -EBADMSG, "its slabs change");
 	decoders_run(r->decoders, job, n);
 	for (i = 0; i < n && take_decoded(r, epoch, &job[i]) == 0;)
 		i++;
@@ -277,9 +279,10 @@ static int decode_some(struct restore *r, uint64_t epoch, uint32_t slabs)
 
 /*
  * Decodes the next slab.  The primary sends an epoch again after its link broke: what there is
- * of the first try is dropped when slab 0 comes once more.
+ * of the first try is dropped when slab 0 comes once more, and what doesn't follow before that.
  */
-static int next_slab(struct restore *r, uint64_t epoch, uint32_t slabs, mc_handle h)
+static int next_slab(struct restore *r, uint64_t epoch, enum mc_epoch_state st, uint32_t slabs,
+                     mc_handle h)
 {
 	struct assembly *as = &r->as;
 	struct mc_slab_meta *m;
@@ -291,7 +294,7 @@ static int next_slab(struct restore *r, uint64_t epoch, uint32_t slabs, mc_handl
 		drop_assembly(r);
 		return 1;
 	}
-	if (m->seq && !as->n) {
+	if (m->seq && (!as->n || (m->seq > as->n && st == MC_EPOCH_CAPTURING))) {
 		commit_drop_first(r, h);
 		return 1;
 	}
@@ -307,6 +310,8 @@ static int assemble(struct restore *r, uint64_t epoch, enum mc_epoch_state st)
 	mc_handle h;
 	int e;
 
+	if (!slabs && st == MC_EPOCH_CAPTURING)
+		return 0; /* it is just being begun */
 	if (!slabs || slabs > MC_EPOCH_SLABS_MAX || !base_is_here(r, rec))
 		return refuse_epoch(r, epoch, -EPROTO, "it doesn't build on what is here");
 	if (r->as.epoch != epoch)
@@ -315,7 +320,7 @@ static int assemble(struct restore *r, uint64_t epoch, enum mc_epoch_state st)
 	if (r->as.n < slabs || comes_again(r, epoch)) {
 		e = mc_ring_peek(&r->in, 0, &h);
 		if (e == 1)
-			return next_slab(r, epoch, slabs, h);
+			return next_slab(r, epoch, st, slabs, h);
 		/* COMMIT is announced after the last slab. */
 		if (e < 0 || st == MC_EPOCH_CAPTURING)
 			return e;

@@ -5,7 +5,7 @@
 
 #include "restore.h"
 
-/* Puts a predecessor's decoded slab in its place; false: it is void, or wasn't finished. */
+/* Puts a predecessor's decoded slab in its place; false: it is void. */
 static bool put_back(struct assembly *as, mc_handle h, const struct mc_slab_meta *m)
 {
 	if (!as->epoch || m->epoch != as->epoch || m->kind == MC_KIND_NONE ||
@@ -23,6 +23,8 @@ static bool is_void(void *ctx, mc_handle h)
 
 	if (!m || m->kind == MC_KIND_ENCODED)
 		return m && !mc_ring_contains(r->in.ring, r->a->ring_slots, h);
+	if (m->stamp != h)
+		return true; /* not finished */
 	if (m->epoch && m->epoch <= restore_committed(r))
 		return false;
 	return !put_back(&r->as, h, m);
@@ -61,8 +63,11 @@ static void recover_assembly(struct restore *r)
 		return;
 	for (; as->n < MC_EPOCH_SLABS_MAX && as->slab[as->n]; as->n++) {
 		const struct mc_slab_meta *m = mc_pool_meta(&r->a->slabs, as->slab[as->n]);
+		bool is_state = m && m->kind == MC_KIND_STATE;
 
-		as->have_state |= m && m->kind == MC_KIND_STATE;
+		if (is_state && as->have_state)
+			break; /* decoded once more, it is refused */
+		as->have_state |= is_state;
 	}
 	for (uint32_t i = as->n; i < MC_EPOCH_SLABS_MAX; i++)
 		if (as->slab[i])
@@ -91,9 +96,10 @@ int commit_recover(struct restore *r)
 	struct mc_journal *j = &r->a->journal;
 	uint64_t n = restore_committed(r), nack = atomic_load(&r->a->control->nack_epoch);
 
-	if (nack > n && nack != UINT64_MAX) {
+	/* Refused, but not void yet: the predecessor may not have come to say so, either. */
+	if (nack > n && nack != UINT64_MAX && epoch_is_open(mc_journal_state(j, nack))) {
 		(void)mc_journal_abort_from(j, nack, -EOWNERDEAD);
-		commit_nack(r, nack); /* the predecessor may not have come to say so */
+		commit_nack(r, nack);
 	}
 	recover_assembly(r);
 	(void)mc_pool_reclaim(&r->a->descs, of_nothing, &r->a->slabs);

@@ -105,7 +105,11 @@ int slab_decode(struct restore *r, struct decoder *d, mc_handle h, mc_handle *re
 	}
 	m->used = s.used;
 	m->pages = s.pages;
-	/* Last: without a kind a successor takes it for half done. */
+	/*
+	 * Last: without a kind a successor takes it for half done.  One that was allocated only has
+	 * what its last user left there, but for its own name, which no other slab ever had.
+	 */
+	m->stamp = *ret;
 	atomic_thread_fence(memory_order_release);
 	m->kind = v.h.of_kind;
 	mc_metric_add(metrics, MC_M_DECODED_PAGES, v.h.pages);

@@ -159,7 +159,8 @@ static bool has_slabs(struct restore *r)
 	const struct mc_slab_meta *m;
 	mc_handle h;
 
-	if (r->ring_bad || mc_ring_peek(&r->in, 0, &h) != 1)
+	if (r->ring_bad || mc_ring_peek(&r->in, 0, &h) != 1 ||
+	    mc_pool_claim(&r->a->slabs, h, MC_ROLE_TRANSPORT) < 0)
 		return false;
 	m = mc_pool_meta(&r->a->slabs, h);
 	return m && m->kind == MC_KIND_ENCODED && !m->epoch;

@@ -18,6 +18,13 @@ static bool second_is_released(void *ctx)
 	return mc_journal_state(&w->tra.journal, 2) == MC_EPOCH_RELEASED;
 }
 
+static bool second_is_aborted(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_journal_state(&w->tra.journal, 2) == MC_EPOCH_ABORTED;
+}
+
 /* Between commit and the end of applying: what was acknowledged must be there. */
 static void test_killed_while_applying(void **state)
 {
@@ -89,6 +96,7 @@ static void leave_decoded(struct mc_arena *as, uint64_t epoch, uint32_t seq, con
 	m = mc_pool_meta(&as->slabs, h);
 	m->seq = seq;
 	m->used = STATE;
+	m->stamp = h;
 	m->kind = MC_KIND_STATE;
 }
 
@@ -116,6 +124,7 @@ static void test_decoded_but_in_the_ring(void **state)
 	assert_int_equal(mc_pool_free(&as.slabs, h), 0);
 	assert_int_equal(mc_pool_alloc(&as.slabs, 2, false, &h), 0);
 	mc_pool_meta(&as.slabs, h)->kind = MC_KIND_PAGES;
+	mc_pool_meta(&as.slabs, h)->stamp = h;
 	mc_pool_meta(&as.slabs, h)->seq = 1;
 	assert_int_equal(mc_pool_alloc(&as.descs, 2, false, &mc_pool_meta(&as.slabs, h)->desc), 0);
 	assert_int_equal(mc_pool_alloc(&as.slabs, 2, false, &h), 0);
@@ -126,6 +135,130 @@ static void test_decoded_but_in_the_ring(void **state)
 	/* Its slab 1 was empty: what the ring has of it is not applied. */
 	memcpy(w->want + 60 * MC_PAGE_SIZE, w->ram + 60 * MC_PAGE_SIZE, 20 * MC_PAGE_SIZE);
 	restore_start(w);
+	check_applied(w);
+	assert_int_equal(refused(w), 0);
+	mc_arena_done(&as);
+	world_end(w);
+}
+
+static bool is_taken(void *ctx)
+{
+	struct world *w = ctx;
+
+	return !mc_ring_depth(w->to.ring);
+}
+
+/* A free slab that still says of itself that it was slab @seq of epoch 2; -1: there is none. */
+static int64_t stale_slab(const struct mc_arena *as, uint32_t seq)
+{
+	for (uint64_t i = 0; i < as->slabs.max; i++) {
+		const struct mc_slab_meta *m = &as->slabs.meta[i];
+
+		if (mc_slab_word_state(atomic_load(&as->slabs.word[i])) == MC_SLAB_FREE &&
+		    m->kind == MC_KIND_PAGES && m->epoch == 2 && m->seq == seq)
+			return (int64_t)i;
+	}
+	return -1;
+}
+
+/*
+ * Killed while it allocated, in the second try of an epoch: what it had taken says of itself
+ * that it is a slab of the first one.
+ */
+static void test_left_by_the_first_try(void **state)
+{
+	struct world *w = world_new(Q35);
+	mc_autofree uint8_t *before = malloc(RAM_SIZE);
+	uint8_t text[STATE];
+	struct mc_arena as;
+	int64_t found = -1;
+	uint32_t seq = 1;
+
+	(void)state;
+	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
+	arm(w);
+	memcpy(before, w->want, RAM_SIZE);
+	fill_state(text, 2);
+	for (int try = 0; try < 2; try++) {
+		begin_epoch(w, 2, 1, 12);
+		push_state(w, 2, text, STATE);
+		for (uint32_t i = 1; i < 11 && try == 0; i++)
+			push_pages(w, 2, 1, i, i * 60, 20);
+		assert_true(wait_until(&w->tra, is_taken, w));
+		if (try == 0) {
+			link_down(w);
+			assert_int_equal(mc_journal_abort_from(&w->tra.journal, 2, -ECONNRESET), 1);
+			memcpy(w->want, before, RAM_SIZE);
+			link_up(w);
+		}
+	}
+	/* Dead, so that nothing moves any more; slab 0 of the second try was decoded before. */
+	proc_kill(&w->restore);
+	for (; seq < 11 && found < 0; seq++)
+		found = stale_slab(&as, seq);
+	assert_true(found >= 0);
+	atomic_store(&as.slabs.word[found],
+	             mc_slab_word(MC_SLAB_OWNED, MC_ROLE_RESTORE,
+	                          mc_slab_word_gen(atomic_load(&as.slabs.word[found])) + 1, 2));
+	for (uint32_t i = 1; i < 12; i++)
+		push_pages(w, 2, 1, i, i * 60, 20);
+	end_epoch(w, 2);
+	restore_start(w);
+	check_applied(w);
+	mc_arena_done(&as);
+	world_end(w);
+}
+
+/* Killed after it had decoded a second device state, before it could refuse it. */
+static void test_two_states(void **state)
+{
+	struct world *w = world_new(Q35);
+	uint8_t text[STATE], *to;
+	struct mc_arena as;
+	mc_handle h;
+
+	(void)state;
+	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
+	arm(w);
+	proc_kill(&w->restore);
+	begin_epoch(w, 2, 1, 2);
+	fill_state(text, 2);
+	leave_decoded(&as, 2, 0, text);
+	leave_decoded(&as, 2, 1, text);
+	to = landing(w, 2, &h);
+	push_slab(w, h, 2, 1, test_state(to, 2, 1, text, STATE));
+	end_epoch(w, 2);
+	restore_start(w);
+	assert_true(wait_until(&w->tra, second_is_aborted, w));
+	assert_int_equal(committed(w), 1);
+	assert_int_equal(refused(w), 1);
+	mc_arena_done(&as);
+	world_end(w);
+}
+
+/* The epoch is being begun: how many slabs it has isn't there yet. */
+static void test_just_begun(void **state)
+{
+	struct world *w = world_new(Q35);
+	struct mc_arena as;
+	uint8_t text[STATE];
+
+	(void)state;
+	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
+	arm(w);
+	proc_kill(&w->restore);
+	fill_state(text, 2);
+	leave_decoded(&as, 2, 0, text);
+	assert_int_equal(mc_journal_rebegin(&w->tra.journal, 2), 0);
+	restore_start(w);
+	mc_arena_ring(&w->tra, MC_ROLE_RESTORE);
+	usleep(50000); /* nothing is to happen */
+	assert_int_equal(mc_journal_state(&w->tra.journal, 2), MC_EPOCH_CAPTURING);
+	atomic_store(&mc_journal_get(&w->tra.journal, 2)->base, 1);
+	atomic_store(&mc_journal_get(&w->tra.journal, 2)->slabs, 2);
+	push_state(w, 2, text, STATE);
+	push_pages(w, 2, 1, 1, 60, 20);
+	end_epoch(w, 2);
 	check_applied(w);
 	assert_int_equal(refused(w), 0);
 	mc_arena_done(&as);
@@ -232,13 +365,6 @@ static void test_rest_of_a_first_try(void **state)
 	world_end(w);
 }
 
-static bool second_is_aborted(void *ctx)
-{
-	struct world *w = ctx;
-
-	return mc_journal_state(&w->tra.journal, 2) == MC_EPOCH_ABORTED;
-}
-
 /* The primary was told that an epoch is refused: no successor may commit it after all. */
 static void test_refusal_was_announced(void **state)
 {
@@ -258,6 +384,30 @@ static void test_refusal_was_announced(void **state)
 	send_epoch(w, 3, 1, 6);
 	check_applied(w);
 	assert_int_equal(committed(w), 3);
+	world_end(w);
+}
+
+/* What was refused, and sent anew since, is no reason to refuse what follows. */
+static void test_refusal_is_over(void **state)
+{
+	mc_autofree uint8_t *before = malloc(RAM_SIZE);
+	struct world *w = world_new(Q35);
+	uint64_t nacks;
+
+	(void)state;
+	arm(w);
+	memcpy(before, w->want, RAM_SIZE);
+	begin_epoch(w, 2, 1, 2);
+	push_pages(w, 2, 1, 1, 0, 5);
+	end_epoch(w, 2);
+	assert_true(wait_until(&w->tra, second_is_aborted, w));
+	nacks = atomic_load(&w->sup.control->nacks);
+	memcpy(w->want, before, RAM_SIZE);
+	proc_kill(&w->restore);
+	send_epoch(w, 3, 1, 6);
+	restore_start(w);
+	check_applied(w);
+	assert_int_equal(atomic_load(&w->sup.control->nacks), nacks);
 	world_end(w);
 }
 
@@ -301,6 +451,7 @@ static void test_damaged_in_memory(void **state)
 	assert_int_equal(mc_pool_alloc(&as.slabs, 2, false, &h), 0);
 	m = mc_pool_meta(&as.slabs, h);
 	m->kind = MC_KIND_PAGES;
+	m->stamp = h;
 	m->pages = 1;
 	m->used = MC_PAGE_SIZE;
 	assert_int_equal(mc_pool_alloc(&as.descs, 2, false, &m->desc), 0);
@@ -322,11 +473,15 @@ int main(void)
 	        cmocka_unit_test(test_killed_while_applying),
 	        cmocka_unit_test(test_killed_while_it_comes),
 	        cmocka_unit_test(test_decoded_but_in_the_ring),
+	        cmocka_unit_test(test_left_by_the_first_try),
+	        cmocka_unit_test(test_two_states),
+	        cmocka_unit_test(test_just_begun),
 	        cmocka_unit_test(test_left_at_staged),
 	        cmocka_unit_test(test_left_before_the_journal),
 	        cmocka_unit_test(test_left_before_the_state),
 	        cmocka_unit_test(test_rest_of_a_first_try),
 	        cmocka_unit_test(test_refusal_was_announced),
+	        cmocka_unit_test(test_refusal_is_over),
 	        cmocka_unit_test(test_freed_but_in_the_ring),
 	        cmocka_unit_test(test_damaged_in_memory),
 	};

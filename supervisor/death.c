@@ -255,8 +255,11 @@ static bool is_needed(const struct guest *g, enum mc_role role)
 		       s != MC_STATE_STOPPED;
 	if (role == MC_ROLE_CAPTURE)
 		return primary;
-	return primary && mc_role_is_stage(role) &&
-	       mc_role_index(role) < atomic_load(&g->arena.config->stage_workers);
+	if (!primary || !mc_role_is_stage(role))
+		return false;
+	/* One that was ended finishes what capture, in the middle of a list, gave it after that. */
+	return mc_role_index(role) < atomic_load(&g->arena.config->stage_workers) ||
+	       mc_ring_depth(g->arena.ring_stage[mc_role_index(role)]);
 }
 
 void death_fill_places(struct guest *g)

@@ -44,6 +44,23 @@ def hung_while_attaching_again(b):
     b.all_well("capture hung while attaching again")
 
 
+def test_worker_ended_within_a_list():
+    """Capture gives a list to two encoders; one of them is ended after it has begun: its part isn't left lying."""
+    with faults.programs(), mctest.World() as w:
+        b = faults.Bench(w, *faults.PATIENT, "--slab-size", "128K")
+        b.a.mcctl("workers", "vm", "stage", 2)
+        pid = b.a.worker_pids("capture")[0][0]
+        for _ in range(3):  # an epoch may be too small for two
+            faults.arm(b.a, "capture", "capture.push.slab:stall")
+            mctest.wait_for("capture to stand still", lambda: faults.state_of(pid) == "T", 5, every=0.001)
+            b.a.mcctl("workers", "vm", "stage", 1)
+            mctest.wait_for("one encoder", lambda: len(b.a.worker_pids("stage")) == 1, 1)
+            os.kill(pid, signal.SIGCONT)
+            b.all_well("an encoder ended within a list", 10)
+            b.a.mcctl("workers", "vm", "stage", 2)
+        check(not faults.deaths(b.a), f"died: {faults.deaths(b.a)}")
+
+
 def test_points():
     """A sample of the fault points, in one protection; then QEMU dies with its capture."""
     with faults.programs(), mctest.World() as w:

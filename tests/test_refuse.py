@@ -295,6 +295,21 @@ def test_first_bytes_of_a_connection():
         check("version 2" in text and "same release" in text, f"another version was told: {text!r}")
 
 
+def test_slabs_too_small():
+    """The device state must fit into one slab: said at once, with a size that does, and the guest runs on."""
+    with mctest.World() as w:
+        w.a.start()
+        w.b.start()
+        g = sc.boot(w.a)
+        sc.standby(w.b, g, "--slab-size", "64K")
+        w.a.mcctl(*sc.protect_args(w.a, w.b, "--slab-size", "64K"))
+        w.a.wait_state("DEGRADED", timeout=10)
+        text = w.a.status()["Message"]
+        check("doesn't fit into a slab" in text and "slab-size 131072 or more" in text, f"told: {text!r}")
+        mctest.wait_for("the guest to run", lambda: g.status() == "running", 2)
+        w.b.wait_state("ENDED", timeout=5)
+
+
 def test_guest_panics():
     """A kernel panic that resets the machine (-no-reboot) is the guest's own end, not a death."""
     with mctest.World() as w:
