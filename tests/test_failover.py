@@ -81,9 +81,13 @@ def test_short_cut_keeps_protection():
     with mctest.World() as w:
         w.a.start()
         w.b.start()
-        sc.boot(w.a, work=LOAD)
+        g = sc.boot(w.a, work=LOAD)
         mem = mctest.MemCheck(w)
-        sc.protect(w.a, w.b)
+        # TCP tries again after 0.2, 0.6 s: on a slow machine the default would be over by then.
+        patient = ("--failure-timeout", "1500")
+        sc.standby(w.b, g, *patient)
+        w.a.mcctl(*sc.protect_args(w.a, w.b, *patient))
+        w.a.wait_state("PROTECTED", timeout=30)
         redis = mctest.Redis(w)
         for _ in range(3):
             w.a.run("ip", "link", "set", "repl", "down")
