@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The kernel's gate outlives a netgate that was given up: it goes on holding.  Once the guest is
- * free to speak, or its entry is removed, mc-netgate --clear removes it; that needs no arena, so it
- * works where a netgate can't.
+ * The kernel's gate outlives a netgate that was given up, or that had to be killed at the end (in
+ * the middle of setting it up, say): it goes on holding.  Once the guest is free to speak, or its
+ * entry is removed, mc-netgate --clear removes it; that needs no arena, so it works where a netgate
+ * can't.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -98,7 +99,7 @@ static void tell(struct guest *g, const char *text, size_t len)
 	else if (!json_array_size(bad))
 		event_write(
 		        g, "gate-cleared", 0,
-		        "its gate in the kernel, left by a netgate that was given up, is removed");
+		        "its gate in the kernel, left by a netgate that didn't do so, is removed");
 	json_array_foreach (bad, i, v)
 		event_write(g, "gate-kept", 0, "%s", json_string_value(v) ?: "?");
 	json_decref(bad);
@@ -112,8 +113,11 @@ void gate_clear(struct guest *g)
 	size_t len;
 	pid_t pid;
 
-	if (!make_words(&w, g) || pipe2(fd, O_CLOEXEC) < 0)
+	/* One that never came to run has left nothing. */
+	if (g->gate_cleared || !atomic_load(&g->arena.proc[MC_ROLE_NETGATE].starts) ||
+	    !make_words(&w, g) || pipe2(fd, O_CLOEXEC) < 0)
 		return;
+	g->gate_cleared = true;
 	pid = fork();
 	if (pid == 0)
 		become(&w, fd[1]);
@@ -132,8 +136,6 @@ void gate_look(struct guest *g)
 {
 	struct child *c = &g->child[MC_ROLE_NETGATE];
 
-	if (!c->given_up || g->gate_cleared || !mc_control_passes(g->arena.control, g->side))
-		return;
-	g->gate_cleared = true;
-	gate_clear(g);
+	if (c->given_up && mc_control_passes(g->arena.control, g->side))
+		gate_clear(g);
 }

@@ -310,10 +310,9 @@ void guest_remove(struct guest *g)
 	/* The gate last: as long as it lives the guest's network is as the state says. */
 	for (int i = MC_ROLE_MAX - 1; i > 0; i--)
 		if (i != MC_ROLE_NETGATE)
-			child_kill_wait(&g->child[i]);
+			(void)child_kill_wait(&g->child[i]);
 	atomic_store(&g->arena.control->want_undo, 1);
-	child_kill_wait(&g->child[MC_ROLE_NETGATE]);
-	if (g->child[MC_ROLE_NETGATE].given_up && !g->gate_cleared)
+	if (!child_kill_wait(&g->child[MC_ROLE_NETGATE]))
 		gate_clear(g);
 	watch_stop(g);
 	unlink_guest(g);

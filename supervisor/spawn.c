@@ -23,6 +23,7 @@
 #define BELL_FD   4
 #define CONFIG_FD (BELL_FD + MC_ROLE_MAX)
 #define CREDS_FD  (CONFIG_FD + 1)
+#define END_MS    1000
 #define HIGH_FD   200 /* where fds wait until their places are free */
 
 void child_forget(struct child *c)
@@ -224,18 +225,25 @@ static bool gone_within(const struct child *c, int ms)
 	return r > 0;
 }
 
-void child_kill_wait(struct child *c)
+bool child_kill_wait(struct child *c)
 {
+	siginfo_t si = {.si_code = CLD_EXITED};
+	bool gone;
+
 	c->again = sd_event_source_disable_unref(c->again);
 	if (!c->pid || c->pidfd < 0)
-		return;
+		return false;
 	child_quit(c);
-	if (!gone_within(c, 1000)) {
+	gone = gone_within(c, END_MS);
+	if (!gone) {
+		mc_warn("guest %s: mc-%s didn't end within %d ms and is killed", c->g->name,
+		        mc_role_name(c->role), END_MS);
 		(void)syscall(SYS_pidfd_send_signal, c->pidfd, SIGKILL, NULL, 0);
-		(void)gone_within(c, 1000);
+		(void)gone_within(c, END_MS);
 	}
 	if (c->ours)
-		(void)waitid(P_PIDFD, (id_t)c->pidfd, &(siginfo_t){0}, WEXITED | WNOHANG);
+		(void)waitid(P_PIDFD, (id_t)c->pidfd, &si, WEXITED | WNOHANG);
 	child_forget(c);
 	bus_stage_remove(c);
+	return gone && si.si_code == CLD_EXITED && !si.si_status;
 }

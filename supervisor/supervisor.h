@@ -247,8 +247,9 @@ int child_found(struct child *c, pid_t pid, uint64_t start_time);
 /* The process is gone: nothing of it is watched any more. */
 void child_forget(struct child *c);
 int child_adopt(struct child *c, pid_t pid, sd_bus *bus);
-void child_quit(struct child *c);      /* asks; it isn't restarted */
-void child_kill_wait(struct child *c); /* TERM, KILL, at most 2 s */
+void child_quit(struct child *c); /* asks; it isn't restarted */
+/* TERM, KILL, at most 2 s.  False: none ran, or it didn't end as it was asked to. */
+bool child_kill_wait(struct child *c);
 
 /* death.c: what follows the end of a process. */
 int death_noticed(sd_event_source *s, int fd, uint32_t revents, void *userdata);

@@ -62,7 +62,10 @@ def test_gate_operation():
 
         w.vm.sh("mv /bin/netgate.old /bin/mc-netgate")
         w.mcctl("a", "restart", "vm", "netgate")
+        wait_for("a gate of the restarted netgate", lambda: " mcg" in w.network("a"), 30)
         w.frames_go_on("a")
+        # It won't end when it is asked to, and leaves its gate.
+        w.vm.run("kill", "-STOP", w.pid("a", "mc-netgate"))
         w.mcctl("a", "unprotect", "vm")
         w.network_is_as_before("a")
         w.frames_go_on("a")
