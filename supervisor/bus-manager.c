@@ -251,27 +251,42 @@ static int method_unprotect(sd_bus_message *msg, void *userdata, sd_bus_error *e
 	return unprotect_primary(g, msg, e);
 }
 
-static int method_list(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+/* Answers with an array of @type; @fill appends its members. */
+static int reply_list(sd_bus_message *msg, struct manager *m, const char *type,
+                      int (*fill)(sd_bus_message *reply, struct manager *m))
 {
-	struct manager *m = userdata;
 	sd_bus_message *reply = NULL;
 	int r = sd_bus_message_new_method_return(msg, &reply);
 
-	(void)e;
 	if (r >= 0)
-		r = sd_bus_message_open_container(reply, 'a', "(so)");
-	for (struct guest *g = m->guests; r >= 0 && g; g = g->next) {
-		char path[256];
-
-		bus_guest_path(g, path, sizeof(path));
-		r = sd_bus_message_append(reply, "(so)", g->name, path);
-	}
+		r = sd_bus_message_open_container(reply, 'a', type);
+	if (r >= 0)
+		r = fill(reply, m);
 	if (r >= 0)
 		r = sd_bus_message_close_container(reply);
 	if (r >= 0)
 		r = sd_bus_send(NULL, reply, NULL);
 	sd_bus_message_unref(reply);
 	return r;
+}
+
+static int fill_guests(sd_bus_message *reply, struct manager *m)
+{
+	int r = 0;
+
+	for (struct guest *g = m->guests; r >= 0 && g; g = g->next) {
+		char path[256];
+
+		bus_guest_path(g, path, sizeof(path));
+		r = sd_bus_message_append(reply, "(so)", g->name, path);
+	}
+	return r;
+}
+
+static int method_list(sd_bus_message *msg, void *userdata, sd_bus_error *e)
+{
+	(void)e;
+	return reply_list(msg, userdata, "(so)", fill_guests);
 }
 
 static void append_pending(void *ctx, const char *name, const char *why)
@@ -282,22 +297,16 @@ static void append_pending(void *ctx, const char *name, const char *why)
 	(void)sd_bus_message_append(ctx, "(ss)", name, text_clean(text, true));
 }
 
+static int fill_pending(sd_bus_message *reply, struct manager *m)
+{
+	boot_pending(m, append_pending, reply);
+	return 0;
+}
+
 static int method_list_pending(sd_bus_message *msg, void *userdata, sd_bus_error *e)
 {
-	sd_bus_message *reply = NULL;
-	int r = sd_bus_message_new_method_return(msg, &reply);
-
 	(void)e;
-	if (r >= 0)
-		r = sd_bus_message_open_container(reply, 'a', "(ss)");
-	if (r >= 0)
-		boot_pending(userdata, append_pending, reply);
-	if (r >= 0)
-		r = sd_bus_message_close_container(reply);
-	if (r >= 0)
-		r = sd_bus_send(NULL, reply, NULL);
-	sd_bus_message_unref(reply);
-	return r;
+	return reply_list(msg, userdata, "(ss)", fill_pending);
 }
 
 static int method_get(sd_bus_message *msg, void *userdata, sd_bus_error *e)

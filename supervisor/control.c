@@ -336,5 +336,7 @@ int control_start(struct manager *m)
 		return mc_log_errno(-errno, "can't listen on %s for the guests' processes",
 		                    a.sun_path);
 	r = sd_event_add_io(m->event, &m->control_source, m->control_fd, EPOLLIN, on_accept, m);
+	if (r >= 0)
+		r = sd_event_source_set_ratelimit(m->control_source, ACCEPT_US, ACCEPT_BURST);
 	return r < 0 ? mc_log_errno(r, "can't wait for the guests' processes") : 0;
 }

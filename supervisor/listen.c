@@ -322,6 +322,8 @@ int listen_start(struct manager *m)
 		                    m->listen);
 	fdstore_keep_port(m);
 	r = sd_event_add_io(m->event, &m->listen_source, m->listen_fd, EPOLLIN, on_accept, m);
+	if (r >= 0)
+		r = sd_event_source_set_ratelimit(m->listen_source, ACCEPT_US, ACCEPT_BURST);
 	return r < 0 ? mc_log_errno(r, "can't wait for primaries") : 0;
 }
 

@@ -284,13 +284,20 @@ sd_bus *control_close(struct manager *m, sd_bus *bus);
 int fdstore_take_port(const struct manager *m);
 void fdstore_keep_port(const struct manager *m);
 
+/*
+ * How many connections are taken, or tried to be, within how many us.  Without descriptors none
+ * can be, and it stays at the door: to look again at once would be all that this process does.
+ */
+#define ACCEPT_BURST 100
+#define ACCEPT_US    100000
+
 /* listen.c: where primaries connect. */
 int listen_start(struct manager *m);
 void listen_stop(struct manager *m);
 
 /*
- * gate-clear.c: removes what a netgate that was given up has left in the kernel; at once, and when
- * the guest may speak.
+ * gate-clear.c: removes what a netgate that was given up, or killed, has left in the kernel; at
+ * once, and when the guest may speak.
  */
 void gate_clear(struct guest *g);
 void gate_look(struct guest *g);

@@ -17,29 +17,15 @@
 #include "../ipc/util.h"
 #include "supervisor.h"
 
+#define TIMES_AS_FAST 100
+#include "test-time.h"
+
 #define OF_ONE 4        /* docs/security.md */
 #define LONG   10000000 /* us */
 
 static char dir[] = "/tmp/test-control-XXXXXX";
 static struct manager manager;
 static struct sockaddr_un address = {.sun_family = AF_UNIX};
-
-/* Time passes 100 times as fast. */
-static uint64_t asked_us;
-int __real_sd_event_add_time_relative(sd_event *e, sd_event_source **ret, clockid_t clock,
-                                      uint64_t usec, uint64_t accuracy,
-                                      sd_event_time_handler_t callback, void *userdata);
-int __wrap_sd_event_add_time_relative(sd_event *e, sd_event_source **ret, clockid_t clock,
-                                      uint64_t usec, uint64_t accuracy,
-                                      sd_event_time_handler_t callback, void *userdata);
-int __wrap_sd_event_add_time_relative(sd_event *e, sd_event_source **ret, clockid_t clock,
-                                      uint64_t usec, uint64_t accuracy,
-                                      sd_event_time_handler_t callback, void *userdata)
-{
-	asked_us = usec;
-	return __real_sd_event_add_time_relative(e, ret, clock, usec / 100, accuracy ?: 1, callback,
-	                                         userdata);
-}
 
 static int begin(void **state)
 {
@@ -175,6 +161,19 @@ static void test_number_of_all(void **state)
 	close_all(&fd, 1);
 }
 
+/* A process that can't be talked to waits at the socket, and costs nothing meanwhile. */
+static void test_no_descriptors(void **state)
+{
+	int fd = enter();
+
+	(void)state;
+	assert_in_range(run_without_descriptors(manager.event), 1, 500);
+	while (!manager.nworkers)
+		assert_true(sd_event_run(manager.event, 1000000) > 0);
+	assert_false(closed(fd));
+	close_all(&fd, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -182,6 +181,7 @@ int main(void)
 	        cmocka_unit_test_setup_teardown(test_others_get_in, begin, end),
 	        cmocka_unit_test_setup_teardown(test_time, begin, end),
 	        cmocka_unit_test_setup_teardown(test_number_of_all, begin, end),
+	        cmocka_unit_test_setup_teardown(test_no_descriptors, begin, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,6 +20,9 @@
 #include "../ipc/wire.h"
 #include "supervisor.h"
 
+#define TIMES_AS_FAST 20
+#include "test-time.h"
+
 #define MOST 32      /* docs/security.md, docs/threat-model.md */
 #define LONG 2000000 /* us */
 
@@ -27,23 +30,6 @@ static struct manager manager = {.listen = "127.0.0.1:0"};
 static int client[2 * MOST];
 static FILE *log_file;
 static int log_fd, real_stderr;
-
-/* Time passes 20 times as fast. */
-static uint64_t asked_us;
-int __real_sd_event_add_time_relative(sd_event *e, sd_event_source **ret, clockid_t clock,
-                                      uint64_t usec, uint64_t accuracy,
-                                      sd_event_time_handler_t callback, void *userdata);
-int __wrap_sd_event_add_time_relative(sd_event *e, sd_event_source **ret, clockid_t clock,
-                                      uint64_t usec, uint64_t accuracy,
-                                      sd_event_time_handler_t callback, void *userdata);
-int __wrap_sd_event_add_time_relative(sd_event *e, sd_event_source **ret, clockid_t clock,
-                                      uint64_t usec, uint64_t accuracy,
-                                      sd_event_time_handler_t callback, void *userdata)
-{
-	asked_us = usec;
-	return __real_sd_event_add_time_relative(e, ret, clock, usec / 20, accuracy ?: 1, callback,
-	                                         userdata);
-}
 
 static int begin(void **state)
 {
@@ -78,7 +64,7 @@ static void turn(void)
 		;
 }
 
-static void enter(int n)
+static void knock(int n)
 {
 	struct sockaddr_in a;
 	socklen_t len = sizeof(a);
@@ -86,6 +72,11 @@ static void enter(int n)
 	assert_int_equal(getsockname(manager.listen_fd, (struct sockaddr *)&a, &len), 0);
 	client[n] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
 	assert_true(connect(client[n], (struct sockaddr *)&a, len) == 0 || errno == EINPROGRESS);
+}
+
+static void enter(int n)
+{
+	knock(n);
 	turn();
 }
 
@@ -209,6 +200,17 @@ static void test_words(void **state)
 	assert_int_equal(said("more messages about connections to 127.0.0.1:0 were left out"), 1);
 }
 
+/* A connection that can't be taken waits at the port, and costs nothing meanwhile. */
+static void test_no_descriptors(void **state)
+{
+	(void)state;
+	knock(0);
+	assert_in_range(run_without_descriptors(manager.event), 1, 500);
+	while (!manager.nconnections)
+		assert_true(sd_event_run(manager.event, 1000000) > 0);
+	assert_false(closed(0));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -216,6 +218,7 @@ int main(void)
 	        cmocka_unit_test_setup_teardown(test_primary_gets_in, begin, end),
 	        cmocka_unit_test_setup_teardown(test_time, begin, end),
 	        cmocka_unit_test_setup_teardown(test_words, begin, end),
+	        cmocka_unit_test_setup_teardown(test_no_descriptors, begin, end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
