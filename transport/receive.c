@@ -165,7 +165,7 @@ uint64_t receive_lend(struct transport *t, unsigned stream, void **data)
  */
 void receive_look_at_starvation(struct transport *t)
 {
-	uint64_t limit = atomic_load(&t->a->config->failure_timeout_ms) * MC_NS_PER_MS;
+	uint64_t limit = transport_failure_ns(t);
 	uint64_t now = mc_now_ns(), epoch = t->b.current;
 
 	if (!t->b.starved)

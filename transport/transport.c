@@ -14,6 +14,11 @@
 #define RTT_NS        MC_NS_PER_S /* the round trip is measured at least this often */
 #define TELL_AGAIN_NS (60 * MC_NS_PER_S)
 
+uint64_t transport_failure_ns(const struct transport *t)
+{
+	return atomic_load(&t->a->config->failure_timeout_ms) * MC_NS_PER_MS;
+}
+
 enum mc_state transport_state(const struct transport *t)
 {
 	return mc_state_of(atomic_load_explicit(&t->a->control->state, memory_order_acquire));

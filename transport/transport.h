@@ -132,6 +132,8 @@ extern const struct mc_worker_ops transport_ops;
 
 /* transport.c */
 enum mc_state transport_state(const struct transport *t);
+/* Silence of the peer after which it counts as dead, ns. */
+uint64_t transport_failure_ns(const struct transport *t);
 void transport_note_security(struct transport *t, const struct link *l);
 void transport_set_link(struct transport *t, bool up);
 void transport_start_clock(struct transport *t);
@@ -175,6 +177,16 @@ extern const struct link_events primary_events;
 
 /* Begins a connection, or tries to later. */
 void primary_connect(struct transport *t);
+
+/* acks.c: what the primary is answered.  Negative errno closes the link. */
+int acks_take(struct transport *t, uint64_t epoch);
+int acks_take_nack(struct transport *t, uint64_t epoch, const void *payload, size_t len);
+void acks_take_pong(struct transport *t, const struct mc_wire_ping *p);
+/*
+ * Commits what was acknowledged.  The ACK may overtake the last worker's mark in the journal
+ * (STAGED): then the rest is done when that worker rings.  1: something was.
+ */
+int acks_apply(struct transport *t);
 
 /* ask.c: a primary whose standby is gone for good asks for a new one. */
 #define ASK_US 2000000
