@@ -169,7 +169,7 @@ def device_down(vm):
 
 def device_removed(vm):
     """The device is taken away while slabs are on their way: a lost link.  With a device again, and transports that know it, it goes on."""
-    b, p = pair(vm, "timeout=1000")
+    b, p = pair(vm, "timeout=5000")  # the removal is what they hear of first, not silence
     p("epochs 2 2 100000")
     b("hold")  # nothing is committed, so that the epochs are under way
     p.send("epochs 8 6 800000")
