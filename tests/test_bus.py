@@ -4,7 +4,9 @@
 import json
 import os
 import pty
+import re
 import select
+import signal
 import subprocess
 import time
 
@@ -12,6 +14,8 @@ import mctest
 import scenario as sc
 from mctest import check
 from test_service import BUS, ROOT, busctl
+
+IN_PAIRS = True  # nothing here depends on how fast the machine is
 
 GUEST_PROPERTIES = {
     "Name": "s", "State": "s", "Reason": "s", "Role": "s", "Peer": "s", "Qmp": "s", "Gate": "s", "Message": "s",
@@ -105,7 +109,7 @@ def test_everything_on_the_bus():
         for role, names in MOVES_ON_BACKUP.items():
             check_metrics(w.b, role, names, ["refused_epochs"] if role == "restore" else [])
         old = w.a.worker_pids("stage")[0][0]
-        os.kill(old, mctest.signal.SIGKILL)
+        os.kill(old, signal.SIGKILL)
         mctest.wait_for("RestartCount 1", lambda: get_all(w.a, f"{path}/stage/0", "Stage")["RestartCount"][1] == 1, 5)
         w.b.mcctl("failover", "vm")
         w.b.wait_state("ACTIVE", timeout=5)
@@ -175,16 +179,16 @@ def test_progress_and_top_on_a_terminal():
         g = sc.boot(w.a, mem=512)
         sc.standby(w.b, g)
         shown = on_terminal(w.a, *sc.protect_args(w.a, w.b, "--max-bandwidth", 15000000), until="PROTECTED")
-        steps = {int(m) for m in mctest.re.findall(r"first copy (\d+) of \d+ MiB", shown)}
+        steps = {int(m) for m in re.findall(r"first copy (\d+) of \d+ MiB", shown)}
         check(len(steps) > 2, f"progress in steps of {sorted(steps)}: {shown}")
         check("PROTECTED" in shown, shown)
-        took = float(mctest.re.search(r"SYNCING -> PROTECTED \(first-commit, after ([\d.]+) s", w.a.mcctl("events", "vm").stdout)[1])
-        sent = float(mctest.re.search(r"^microcheckpoint_transport_bytes_xfer_total\S* ([\d.e+]+)$",
-                                      w.a.mcctl("metrics", "--prometheus").stdout, mctest.re.M)[1])
+        took = float(re.search(r"SYNCING -> PROTECTED \(first-commit, after ([\d.]+) s", w.a.mcctl("events", "vm").stdout)[1])
+        sent = float(re.search(r"^microcheckpoint_transport_bytes_xfer_total\S* ([\d.e+]+)$",
+                               w.a.mcctl("metrics", "--prometheus").stdout, re.M)[1])
         check(1e6 < sent / took < 18e6, f"{sent} bytes in {took} s in spite of max-bandwidth")
         screens = on_terminal(w.a, "top", until="q quits", keys=b"q")
         check("vm" in screens and "PROTECTED" in screens, screens)
-        check(mctest.re.search(r"phases +Stop \d.*State \d.*Scan \d.*Copy \d.*Barrier \d.*Cont \d", screens), screens)
+        check(re.search(r"phases +Stop \d.*State \d.*Scan \d.*Copy \d.*Barrier \d.*Cont \d", screens), screens)
 
 
 def test_resolve_demote():

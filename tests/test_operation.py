@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import time
 
 import mctest
 import scenario as sc
@@ -70,7 +72,7 @@ def test_configured_guests():
         check(r.stdout.startswith("MICROCHECKPOINT OK - 1 guest |"), r.stdout)
         w.a.mcctl("unprotect", "vm")
         w.a.mcctl("reload")
-        mctest.time.sleep(1)
+        time.sleep(1)
         check(w.a.state() == "ENDED", "a reload overruled the operator")
         last = events(w.a)[-2]  # before the word about damaged lines
         check(last["event"] == "state" and "ENDED" in last["text"], f"{last}")
@@ -142,7 +144,7 @@ def restart(w):
         f.write(b'\0\0\xff\n{"time":"2026-')
     restart_supervisor(w.a)
     sc.epochs_go_on(w.a, 5)
-    mctest.time.sleep(2.5)  # longer than the configuration takes to look at what stands
+    time.sleep(2.5)  # longer than the configuration takes to look at what stands
     check(w.a.status()["Term"] == term and sorted(w.a.worker_pids("capture")) == pids, "it was begun again")
     all_events = events(w.a)
     notice = all_events.pop()
@@ -216,9 +218,9 @@ def introspect(host, path):
 
 def as_user(host, uid, *args):
     """mcctl of somebody else."""
-    return mctest.subprocess.run([*host.enter(), "setpriv", f"--reuid={uid}", "--clear-groups", f"{mctest.BUILD}/mcctl",
-                                  f"--bus={host.bus}", *args], stdout=mctest.subprocess.PIPE,
-                                 stderr=mctest.subprocess.PIPE, text=True, check=False, timeout=30)
+    return subprocess.run([*host.enter(), "setpriv", f"--reuid={uid}", "--clear-groups", f"{mctest.BUILD}/mcctl",
+                                  f"--bus={host.bus}", *args], stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=True, check=False, timeout=30)
 
 
 def test_callers_and_manual():
@@ -264,7 +266,7 @@ def floods(w):
     root = "/org/microcheckpoint1"
     for call in (("org.microcheckpoint1.Manager", "ListGuests"), ("org.freedesktop.DBus.Introspectable", "Introspect"),
                  ("org.freedesktop.DBus.Peer", "Ping")):
-        mctest.time.sleep(2.5)  # what all strangers have together fills again
+        time.sleep(2.5)  # what all strangers have together fills again
         seen = flood(w.a, 1, 120, root, *call)
         busy = seen.pop("org.microcheckpoint1.Error.Busy", 0)
         check(busy >= 70 and sum(seen.values()) >= 20 and len(seen) == 1, f"{call}: {busy} busy, {seen}")

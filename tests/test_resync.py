@@ -10,6 +10,8 @@ import mctest
 import scenario as sc
 from mctest import check
 
+IN_PAIRS = True  # nothing here depends on how fast the machine is
+
 MIB = 1 << 20
 SMALL = ["--slab-size", "256K", "--delta-cache", "4M", "--failure-timeout", 1000, "--restart-grace", 250]
 RESYNC = r"resync by page hashes: (\d+) of (\d+) pages equal"

@@ -2,11 +2,17 @@
 """The service as orchestration sees it: D-Bus, command line, metrics, several guests."""
 
 import json
+import os
+import re
+import signal
+import subprocess
 import time
 
 import mctest
 import scenario as sc
 from mctest import check
+
+IN_PAIRS = True  # nothing here depends on how fast the machine is
 
 ROOT = "/org/microcheckpoint1"
 BUS = "org.microcheckpoint1"
@@ -14,9 +20,8 @@ BUS = "org.microcheckpoint1"
 
 def busctl(host, *args, ok=True):
     """Runs busctl on the host's bus; JSON output."""
-    r = mctest.subprocess.run([*host.enter(), "busctl", f"--address={host.bus}", "--json=short", *map(str, args)],
-                              stdout=mctest.subprocess.PIPE, stderr=mctest.subprocess.PIPE, text=True, check=False,
-                              timeout=60)
+    r = subprocess.run([*host.enter(), "busctl", f"--address={host.bus}", "--json=short", *map(str, args)],
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     if ok and r.returncode:
         raise mctest.Failure(f"busctl {args}: {r.stderr}")
     return json.loads(r.stdout) if r.returncode == 0 and r.stdout.strip() else r
@@ -31,7 +36,7 @@ def members(host, path, iface):
     """Names of all members of an interface, from its introspection."""
     xml = busctl(host, "call", BUS, path, "org.freedesktop.DBus.Introspectable", "Introspect")["data"][0]
     part = xml.split(f'<interface name="{BUS}.{iface}">')[1].split("</interface>")[0]
-    return set(mctest.re.findall(r'<(?:method|property|signal) name="(\w+)"', part))
+    return set(re.findall(r'<(?:method|property|signal) name="(\w+)"', part))
 
 
 def test_orchestrator_drives_it_by_dbus():
@@ -154,11 +159,11 @@ def test_unprotect_needs_the_backup():
         check(w.a.state() == "HELD" and g.status() == "paused", f"{w.a.state()}, guest {g.status()}")
         # Its capture is told to quit before it has seen that the guest may go on.
         capture = w.a.worker_pids("capture")[0][0]
-        mctest.os.kill(capture, mctest.signal.SIGSTOP)
-        mctest.os.kill(capture, mctest.signal.SIGTERM)
+        os.kill(capture, signal.SIGSTOP)
+        os.kill(capture, signal.SIGTERM)
         w.a.mcctl("resolve", "vm", "promote")
         w.a.wait_state("DEGRADED", timeout=5)
-        mctest.os.kill(capture, mctest.signal.SIGCONT)
+        os.kill(capture, signal.SIGCONT)
         mctest.wait_for("the guest to run after promote", lambda: g.status() == "running", 2)
 
 
@@ -259,10 +264,10 @@ def test_dry_run_and_standby_args():
         r = w.a.mcctl("standby-args", "vm", "--qmp", g.qmp_path)
         check("-incoming" in r.stdout and "qemu-system" in r.stdout, r.stdout)
         line = r.stdout.strip().splitlines()[-1].replace(w.a.dir, w.b.dir)
-        mctest.os.makedirs(f"{w.b.dir}/vm")
+        os.makedirs(f"{w.b.dir}/vm")
         w.b.spawn("sh", "-c", "exec " + line, log=f"{w.b.dir}/standby.log")
         path = f"{w.b.dir}/vm/qmp"
-        mctest.wait_for("standby's QMP", lambda: mctest.os.path.exists(path))
+        mctest.wait_for("standby's QMP", lambda: os.path.exists(path))
         w.b.mcctl("standby", "vm", "--qmp", path, "--relay", f"n0=unix:{w.b.dir}/vm/r0,tap=tap0", "--insecure")
         w.a.mcctl(*sc.protect_args(w.a, w.b))
         w.a.wait_state("PROTECTED", timeout=60)
@@ -310,7 +315,7 @@ def overload(w, policy):
     g = sc.boot(w.a)
     sc.protect(w.a, w.b, "--on-overload", policy, "--abort-limit", 5)
     sc.epochs_go_on(w.a, 3)
-    mctest.os.kill(w.a.worker_pids("netgate")[0][0], mctest.signal.SIGSTOP)
+    os.kill(w.a.worker_pids("netgate")[0][0], signal.SIGSTOP)
     return g
 
 
@@ -338,5 +343,5 @@ def test_overload_throttle():
         overload(w, "throttle")
         time.sleep(2)
         check(w.a.state() == "PROTECTED", f"state {w.a.state()}")
-        mctest.os.kill(w.a.worker_pids("netgate")[0][0], mctest.signal.SIGCONT)
+        os.kill(w.a.worker_pids("netgate")[0][0], signal.SIGCONT)
         sc.epochs_go_on(w.a, 20)

@@ -11,6 +11,8 @@ import mctest
 import scenario as sc
 from mctest import PORT, check
 
+IN_PAIRS = True  # nothing here depends on how fast the machine is
+
 BIOS = {"mem": 64, "serial": False, "bios": True, "nics": 0}
 KEY = "0123456789abcdef0123456789abcdef"
 GATE = ["--gate", "none"]

@@ -57,12 +57,12 @@ class programs:
     """with programs(): every supervisor started is one with fault points."""
 
     def __enter__(self):
-        self.saved = mctest.BUILD
+        self.saved = mctest.basics.BUILD
         check(os.access(f"{BUILD}/mc-supervisor", os.X_OK), f"{BUILD} is missing: run make FAULTS=1")
-        mctest.BUILD = BUILD
+        mctest.basics.BUILD = BUILD
 
     def __exit__(self, *_):
-        mctest.BUILD = self.saved
+        mctest.basics.BUILD = self.saved
 
 
 def arena(host, name="vm"):

@@ -24,7 +24,7 @@ import time
 
 from initramfs import Initramfs, build_init
 from kernelpkg import Kernel
-from mctest import Failure, _child_setup, check, kvm_usable, run
+from mctest import Failure, child_setup, check, kvm_usable, run
 
 EXEC, TTY, STDIN, EOF, KILL, QUIT = range(1, 7)
 READY, OUT, ERR, EXIT, KMSG = range(16, 21)
@@ -169,7 +169,7 @@ class VM:
         with open(f"{self.dir}/qemu.log", "ab") as log:
             self.proc = subprocess.Popen(self._command(theirs.fileno()), stdin=subprocess.DEVNULL, stdout=log,
                                          stderr=log, pass_fds=[theirs.fileno(), *(n.fileno() for n in self.nics)],
-                                         preexec_fn=_child_setup)
+                                         preexec_fn=child_setup)
         theirs.close()
         self.reader = threading.Thread(target=self._read_loop, args=(self.sock,), daemon=True)
         self.reader.start()
