@@ -24,7 +24,7 @@ endif
 B ?= build$(if $(SAN),-san)$(if $(FAULTS),-faults)
 CC := gcc
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith
-CFLAGS ?= -O2 -g
+CFLAGS ?= $(if $(SAN),-O1,-O2) -g
 JOBS ?= $(shell nproc)
 PKGS := libsystemd jansson libzstd libxxhash libseccomp gnutls libnl-3.0 libnl-route-3.0
 

@@ -12,6 +12,8 @@ import mctest
 import scenario as sc
 from mctest import check
 
+IN_PAIRS = True  # what has a limit here has one of seconds
+
 # One of each kind; tests/soak/matrix has them all.
 SAMPLE = (("capture.scan.taken", "crash"), ("capture.journal.captured.done", "crash"), ("capture.carry.cleared", "crash"),
           ("capture.copy.done", "error"), ("stage.shadow.half", "crash"), ("stage.marked", "crash"),

@@ -6,6 +6,8 @@ import scenario as sc
 from mctest import check
 from test_service import stage_props
 
+IN_PAIRS = True  # what has a limit here has one of seconds
+
 
 def fill(host, folder, leave=0):
     """Leaves no more than `leave` bytes in a file system; again: takes what was given back meanwhile."""

@@ -11,6 +11,8 @@ from faults import guards
 import scenario as sc
 from mctest import check
 
+IN_PAIRS = True  # what has a limit here has one of seconds
+
 LOAD = "mc.redis=1 mc.memcheck=64:100 mc.counter=2000"
 ROUNDS = 4
 

@@ -10,6 +10,8 @@ import mctest
 import scenario as sc
 from mctest import PORT, check
 
+IN_PAIRS = True  # what has a limit here has one of seconds
+
 LOAD = "mc.redis=1 mc.counter=2000"
 
 
