@@ -55,6 +55,11 @@ def epochs_go_on(host, n=5, timeout=10, name="vm"):
                     lambda: host.status(name)["CommittedEpoch"] >= start + n, timeout, every=0.05)
 
 
+def runs(guest):
+    """A guest isn't paused, for longer than an epoch's pause."""
+    mctest.wait_for("the guest to run", lambda: guest.status() == "running", 1, every=0.002)
+
+
 def no_bad_words(memcheck):
     """The guest's own memory check found nothing; returns its generation."""
     generation, checked, bad = memcheck.read()
