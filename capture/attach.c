@@ -72,28 +72,10 @@ static int connect_qmp(struct capture *c)
 static int publish(struct capture *c)
 {
 	struct mc_control *ctl = c->a->control;
-	uint64_t first = 0;
 
-	for (unsigned i = 0; i < c->vm.nblocks; i++) {
-		const struct vm_block *b = &c->vm.block[i];
-		struct mc_block *m = &ctl->block[i];
-
-		snprintf(m->name, sizeof(m->name), "%s", b->name);
-		m->size = b->size;
-		m->first_page = first;
-		m->hva = b->hva;
-		m->dev = b->dev;
-		m->ino = b->ino;
-		/* A word of a bitmap never spans two blocks. */
-		first += MC_ALIGN_UP(b->size / MC_PAGE_SIZE, 64);
-	}
-	if (first > c->a->bitmap_words * 64)
+	if (vm_record(&c->vm, ctl, c->a->bitmap_words * 64) < 0)
 		return refuse(c, -E2BIG,
 		              "the guest's RAM grew since it was examined; protect it again");
-	atomic_store(&ctl->qemu_pid, (uint64_t)c->vm.pid);
-	atomic_store(&ctl->qemu_start, c->vm.start_time);
-	atomic_store(&ctl->blocks, c->vm.nblocks);
-	snprintf(ctl->description, sizeof(ctl->description), "%s", c->vm.description);
 	atomic_store_explicit(&ctl->attached, 1, memory_order_release);
 	mc_arena_ring_all(c->a);
 	return 0;

@@ -36,6 +36,11 @@ struct vm_info {
  */
 int vm_inspect(struct qmp *q, struct vm_info *ret, char *why, size_t why_len);
 /*
+ * Writes it into the control block for the other processes, and for vm_recall(); the number of
+ * blocks last, with release.  0; -E2BIG: its RAM has more than @max_pages, nothing is written.
+ */
+int vm_record(const struct vm_info *vm, struct mc_control *ctl, uint64_t max_pages);
+/*
  * Without asking QEMU, what a predecessor wrote into the control block, for a successor.  0;
  * -ESTALE: another QEMU answers; -EBADMSG: the list of blocks is damaged; -ENOMEM.
  */

@@ -177,29 +177,6 @@ static int examine(struct restore *r)
 	             : 0;
 }
 
-static void publish(struct restore *r)
-{
-	struct mc_control *c = r->a->control;
-	uint64_t first = 0;
-
-	for (unsigned i = 0; i < r->vm.nblocks; i++) {
-		const struct vm_block *b = &r->vm.block[i];
-		struct mc_block *m = &c->block[i];
-
-		snprintf(m->name, sizeof(m->name), "%s", b->name);
-		m->size = b->size;
-		m->first_page = first;
-		m->hva = b->hva;
-		m->dev = b->dev;
-		m->ino = b->ino;
-		first += MC_ALIGN_UP(b->size / MC_PAGE_SIZE, 64);
-	}
-	atomic_store(&c->qemu_pid, (uint64_t)r->vm.pid);
-	atomic_store(&c->qemu_start, r->vm.start_time);
-	snprintf(c->description, sizeof(c->description), "%s", r->vm.description);
-	atomic_store_explicit(&c->blocks, r->vm.nblocks, memory_order_release);
-}
-
 /* In pieces: the memory of a large guest takes seconds to give back, and we are watched. */
 static int empty_block(struct restore *r, unsigned i)
 {
@@ -255,7 +232,7 @@ int standby_attach(struct restore *r)
 	(void)mc_urgent_process(r->vm.pid);
 	if (atomic_load(&c->standby_ready))
 		return 0;
-	publish(r);
+	(void)vm_record(&r->vm, c, UINT64_MAX); /* a backup has no bitmap */
 	(void)mc_fault(MC_FAULT_RESTORE_PUBLISHED);
 	e = hashes_keep(r);
 	(void)mc_fault(MC_FAULT_RESTORE_EMPTIED);

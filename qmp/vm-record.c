@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A successor: what its predecessor found out about a QEMU is still so, if it is the same one. */
+/*
+ * What was found out about a QEMU, on record for the other processes, and for a successor: it is
+ * still so, if it is the same QEMU.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,5 +37,34 @@ int vm_recall(struct qmp *q, const struct mc_control *ctl, struct vm_info *ret)
 	if (!i.description)
 		return -ENOMEM;
 	*ret = i;
+	return 0;
+}
+
+int vm_record(const struct vm_info *vm, struct mc_control *ctl, uint64_t max_pages)
+{
+	uint64_t first = 0;
+
+	/* A word of a bitmap never spans two blocks. */
+	for (unsigned i = 0; i < vm->nblocks; i++)
+		first += MC_ALIGN_UP(vm->block[i].size / MC_PAGE_SIZE, 64);
+	if (first > max_pages)
+		return -E2BIG;
+	first = 0;
+	for (unsigned i = 0; i < vm->nblocks; i++) {
+		const struct vm_block *b = &vm->block[i];
+		struct mc_block *to = &ctl->block[i];
+
+		snprintf(to->name, sizeof(to->name), "%s", b->name);
+		to->size = b->size;
+		to->first_page = first;
+		to->hva = b->hva;
+		to->dev = b->dev;
+		to->ino = b->ino;
+		first += MC_ALIGN_UP(b->size / MC_PAGE_SIZE, 64);
+	}
+	atomic_store(&ctl->qemu_pid, (uint64_t)vm->pid);
+	atomic_store(&ctl->qemu_start, vm->start_time);
+	snprintf(ctl->description, sizeof(ctl->description), "%s", vm->description);
+	atomic_store_explicit(&ctl->blocks, vm->nblocks, memory_order_release);
 	return 0;
 }
