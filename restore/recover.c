@@ -15,18 +15,29 @@ static bool put_back(struct assembly *as, mc_handle h, const struct mc_slab_meta
 	return true;
 }
 
-/* What is of no use to us: not of the committed epoch, and not of the one in the assembly. */
+/* Nothing of epoch @n is still to be applied. */
+static bool is_applied(const struct restore *r, uint64_t n)
+{
+	return atomic_load(&r->a->control->applied) >= n &&
+	       mc_journal_state(&r->a->journal, n) != MC_EPOCH_COMMITTED;
+}
+
+/*
+ * What is of no use to us: not of the committed epoch, of which only the device state is once it
+ * is applied, and not of the one in the assembly.
+ */
 static bool is_void(void *ctx, mc_handle h)
 {
 	struct restore *r = ctx;
 	struct mc_slab_meta *m = mc_pool_meta(&r->a->slabs, h);
+	uint64_t n = restore_committed(r);
 
 	if (!m || m->kind == MC_KIND_ENCODED)
 		return m && !mc_ring_contains(r->in.ring, r->a->ring_slots, h);
 	if (m->stamp != h)
 		return true; /* not finished */
-	if (m->epoch && m->epoch <= restore_committed(r))
-		return false;
+	if (m->epoch && m->epoch <= n)
+		return is_applied(r, n) && !(m->kind == MC_KIND_STATE && m->epoch == n);
 	return !put_back(&r->as, h, m);
 }
 
@@ -108,8 +119,7 @@ int commit_recover(struct restore *r)
 	(void)mc_journal_move(j, n, MC_EPOCH_STAGED, MC_EPOCH_COMMITTED);
 	if (restore_state(r) == MC_STATE_SYNCING)
 		commit_first(r);
-	if (atomic_load(&r->a->control->applied) < n ||
-	    mc_journal_state(j, n) == MC_EPOCH_COMMITTED)
+	if (!is_applied(r, n))
 		(void)commit_apply(r, n);
 	mc_arena_ring(r->a, MC_ROLE_TRANSPORT);
 	return 0;

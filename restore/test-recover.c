@@ -141,6 +141,38 @@ static void test_decoded_but_in_the_ring(void **state)
 	world_end(w);
 }
 
+/* Killed when an epoch was applied and not all of it freed: it takes memory until another one
+ * comes. */
+static void test_applied_but_not_freed(void **state)
+{
+	struct world *w = world_new(Q35);
+	struct mc_slab_meta *m;
+	uint8_t text[STATE];
+	struct mc_arena as;
+	mc_handle h;
+
+	(void)state;
+	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
+	arm(w);
+	send_epoch(w, 2, 1, 3);
+	check_applied(w);
+	proc_kill(&w->restore);
+	fill_state(text, 1);
+	leave_decoded(&as, 1, 0, text);
+	assert_int_equal(mc_pool_alloc(&as.slabs, 2, false, &h), 0);
+	m = mc_pool_meta(&as.slabs, h);
+	m->kind = MC_KIND_PAGES;
+	m->stamp = h;
+	m->seq = 1;
+	assert_int_equal(mc_pool_alloc(&as.descs, 2, false, &m->desc), 0);
+	restore_start(w);
+	check_applied(w);
+	send_epoch(w, 3, 2, 3);
+	check_applied(w);
+	mc_arena_done(&as);
+	world_end(w);
+}
+
 static bool is_taken(void *ctx)
 {
 	struct world *w = ctx;
@@ -473,6 +505,7 @@ int main(void)
 	        cmocka_unit_test(test_killed_while_applying),
 	        cmocka_unit_test(test_killed_while_it_comes),
 	        cmocka_unit_test(test_decoded_but_in_the_ring),
+	        cmocka_unit_test(test_applied_but_not_freed),
 	        cmocka_unit_test(test_left_by_the_first_try),
 	        cmocka_unit_test(test_two_states),
 	        cmocka_unit_test(test_just_begun),
