@@ -4,8 +4,6 @@
 
 #include "test-standby.h"
 
-#define Q35 STANDBY "q35,memory-backend=ram" OLD_WAY
-
 static void test_first_copy_and_epochs(void **state)
 {
 	struct world *w = world_new(Q35);

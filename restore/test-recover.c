@@ -1,29 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What a successor finds when its predecessor died in the narrowest places. */
+/* A successor of mc-restore: the slabs that its predecessor had in hand. */
 #include <errno.h>
 
 #include "test-standby.h"
-
-#define Q35 STANDBY "q35,memory-backend=ram" OLD_WAY
-
-static uint64_t refused(const struct world *w)
-{
-	return mc_metric_get(&w->sup.metrics[MC_ROLE_RESTORE], MC_M_REFUSED_EPOCHS);
-}
-
-static bool second_is_released(void *ctx)
-{
-	struct world *w = ctx;
-
-	return mc_journal_state(&w->tra.journal, 2) == MC_EPOCH_RELEASED;
-}
-
-static bool second_is_aborted(void *ctx)
-{
-	struct world *w = ctx;
-
-	return mc_journal_state(&w->tra.journal, 2) == MC_EPOCH_ABORTED;
-}
 
 /* Between commit and the end of applying: what was acknowledged must be there. */
 static void test_killed_while_applying(void **state)
@@ -106,15 +85,12 @@ static void leave_decoded(struct mc_arena *as, uint64_t epoch, uint32_t seq, con
  */
 static void test_decoded_but_in_the_ring(void **state)
 {
-	struct world *w = world_new(Q35);
-	uint8_t text[STATE];
 	struct mc_arena as;
+	struct world *w = orphan(&as);
+	uint8_t text[STATE];
 	mc_handle h;
 
 	(void)state;
-	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
-	arm(w);
-	proc_kill(&w->restore);
 	begin_epoch(w, 2, 1, 4);
 	fill_state(text, 2);
 	leave_decoded(&as, 2, 0, text);
@@ -141,8 +117,7 @@ static void test_decoded_but_in_the_ring(void **state)
 	world_end(w);
 }
 
-/* Killed when an epoch was applied and not all of it freed: it takes memory until another one
- * comes. */
+/* Killed when an epoch was applied, and not all of it freed: that would stay until the next one. */
 static void test_applied_but_not_freed(void **state)
 {
 	struct world *w = world_new(Q35);
@@ -244,15 +219,12 @@ static void test_left_by_the_first_try(void **state)
 /* Killed after it had decoded a second device state, before it could refuse it. */
 static void test_two_states(void **state)
 {
-	struct world *w = world_new(Q35);
-	uint8_t text[STATE], *to;
 	struct mc_arena as;
+	struct world *w = orphan(&as);
+	uint8_t text[STATE], *to;
 	mc_handle h;
 
 	(void)state;
-	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
-	arm(w);
-	proc_kill(&w->restore);
 	begin_epoch(w, 2, 1, 2);
 	fill_state(text, 2);
 	leave_decoded(&as, 2, 0, text);
@@ -271,14 +243,11 @@ static void test_two_states(void **state)
 /* The epoch is being begun: how many slabs it has isn't there yet. */
 static void test_just_begun(void **state)
 {
-	struct world *w = world_new(Q35);
 	struct mc_arena as;
+	struct world *w = orphan(&as);
 	uint8_t text[STATE];
 
 	(void)state;
-	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
-	arm(w);
-	proc_kill(&w->restore);
 	fill_state(text, 2);
 	leave_decoded(&as, 2, 0, text);
 	assert_int_equal(mc_journal_rebegin(&w->tra.journal, 2), 0);
@@ -294,69 +263,6 @@ static void test_just_begun(void **state)
 	check_applied(w);
 	assert_int_equal(refused(w), 0);
 	mc_arena_done(&as);
-	world_end(w);
-}
-
-/* Verified, but not committed, with whatever number. */
-static void test_left_at_staged(void **state)
-{
-	struct world *w = world_new(Q35);
-	struct mc_arena as;
-
-	(void)state;
-	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
-	arm(w);
-	for (int i = 0; i < 4; i++) {
-		uint64_t n = w->last + 1 + (uint64_t)i;
-
-		proc_kill(&w->restore);
-		send_epoch(w, n, w->last, 5);
-		assert_int_equal(
-		        mc_journal_move(&as.journal, n, MC_EPOCH_CAPTURED, MC_EPOCH_STAGED), 0);
-		restore_start(w);
-		check_applied(w);
-	}
-	assert_int_equal(refused(w), 0);
-	mc_arena_done(&as);
-	world_end(w);
-}
-
-/* The commit word moved, the journal not yet. */
-static void test_left_before_the_journal(void **state)
-{
-	struct world *w = world_new(Q35);
-	struct mc_arena as;
-
-	(void)state;
-	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
-	arm(w);
-	proc_kill(&w->restore);
-	send_epoch(w, 2, 1, 1); /* device state only: nothing to apply */
-	assert_int_equal(mc_journal_move(&as.journal, 2, MC_EPOCH_CAPTURED, MC_EPOCH_STAGED), 0);
-	assert_int_equal(mc_commit_advance(as.control, TERM, 2), 0);
-	restore_start(w);
-	w->last = 2;
-	assert_true(wait_until(&w->tra, second_is_released, w));
-	assert_int_equal(atomic_load(&w->sup.control->applied), 2);
-	send_epoch(w, 3, 2, 4);
-	check_applied(w);
-	mc_arena_done(&as);
-	world_end(w);
-}
-
-/* The first commit was made, the state not moved. */
-static void test_left_before_the_state(void **state)
-{
-	struct world *w = world_new(Q35);
-
-	(void)state;
-	arm(w);
-	proc_kill(&w->restore);
-	atomic_store(&w->sup.control->state, MC_STATE_SYNCING);
-	restore_start(w);
-	send_epoch(w, 2, 1, 4);
-	check_applied(w);
-	assert_int_equal(state_now(w), MC_STATE_PROTECTED);
 	world_end(w);
 }
 
@@ -397,63 +303,14 @@ static void test_rest_of_a_first_try(void **state)
 	world_end(w);
 }
 
-/* The primary was told that an epoch is refused: no successor may commit it after all. */
-static void test_refusal_was_announced(void **state)
-{
-	mc_autofree uint8_t *before = malloc(RAM_SIZE);
-	struct world *w = world_new(Q35);
-
-	(void)state;
-	arm(w);
-	memcpy(before, w->want, RAM_SIZE);
-	proc_kill(&w->restore);
-	send_epoch(w, 2, 1, 6);
-	atomic_store(&w->sup.control->nack_epoch, 2);
-	restore_start(w);
-	assert_true(wait_until(&w->tra, second_is_aborted, w));
-	assert_int_equal(committed(w), 1);
-	memcpy(w->want, before, RAM_SIZE);
-	send_epoch(w, 3, 1, 6);
-	check_applied(w);
-	assert_int_equal(committed(w), 3);
-	world_end(w);
-}
-
-/* What was refused, and sent anew since, is no reason to refuse what follows. */
-static void test_refusal_is_over(void **state)
-{
-	mc_autofree uint8_t *before = malloc(RAM_SIZE);
-	struct world *w = world_new(Q35);
-	uint64_t nacks;
-
-	(void)state;
-	arm(w);
-	memcpy(before, w->want, RAM_SIZE);
-	begin_epoch(w, 2, 1, 2);
-	push_pages(w, 2, 1, 1, 0, 5);
-	end_epoch(w, 2);
-	assert_true(wait_until(&w->tra, second_is_aborted, w));
-	nacks = atomic_load(&w->sup.control->nacks);
-	memcpy(w->want, before, RAM_SIZE);
-	proc_kill(&w->restore);
-	send_epoch(w, 3, 1, 6);
-	restore_start(w);
-	check_applied(w);
-	assert_int_equal(atomic_load(&w->sup.control->nacks), nacks);
-	world_end(w);
-}
-
 /* Freed, but still in the ring: its place may belong to somebody else by now. */
 static void test_freed_but_in_the_ring(void **state)
 {
-	struct world *w = world_new(Q35);
 	struct mc_arena as;
+	struct world *w = orphan(&as);
 	mc_handle h, other;
 
 	(void)state;
-	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
-	arm(w);
-	proc_kill(&w->restore);
 	(void)landing(w, 1, &h);
 	push_slab(w, h, 1, 0, 100);
 	assert_int_equal(mc_pool_claim(&as.slabs, h, MC_ROLE_TRANSPORT), 0);
@@ -471,15 +328,12 @@ static void test_freed_but_in_the_ring(void **state)
 /* Decoded slabs that aren't what was verified: the standby must not run them. */
 static void test_damaged_in_memory(void **state)
 {
-	struct world *w = world_new(Q35);
 	struct mc_arena as;
+	struct world *w = orphan(&as);
 	struct mc_slab_meta *m;
 	mc_handle h;
 
 	(void)state;
-	arena_as(&as, &w->sup, MC_ROLE_RESTORE);
-	arm(w);
-	proc_kill(&w->restore);
 	assert_int_equal(mc_pool_alloc(&as.slabs, 2, false, &h), 0);
 	m = mc_pool_meta(&as.slabs, h);
 	m->kind = MC_KIND_PAGES;
@@ -509,12 +363,7 @@ int main(void)
 	        cmocka_unit_test(test_left_by_the_first_try),
 	        cmocka_unit_test(test_two_states),
 	        cmocka_unit_test(test_just_begun),
-	        cmocka_unit_test(test_left_at_staged),
-	        cmocka_unit_test(test_left_before_the_journal),
-	        cmocka_unit_test(test_left_before_the_state),
 	        cmocka_unit_test(test_rest_of_a_first_try),
-	        cmocka_unit_test(test_refusal_was_announced),
-	        cmocka_unit_test(test_refusal_is_over),
 	        cmocka_unit_test(test_freed_but_in_the_ring),
 	        cmocka_unit_test(test_damaged_in_memory),
 	};

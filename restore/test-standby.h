@@ -313,6 +313,38 @@ static inline void arm(struct world *w)
 	assert_int_equal(state_now(w), MC_STATE_PROTECTED);
 }
 
+#define Q35 STANDBY "q35,memory-backend=ram" OLD_WAY
+
+/* An armed standby whose restore is dead; @as: its arena, as that had it. */
+static inline struct world *orphan(struct mc_arena *as)
+{
+	struct world *w = world_new(Q35);
+
+	arena_as(as, &w->sup, MC_ROLE_RESTORE);
+	arm(w);
+	proc_kill(&w->restore);
+	return w;
+}
+
+static inline uint64_t refused(const struct world *w)
+{
+	return mc_metric_get(&w->sup.metrics[MC_ROLE_RESTORE], MC_M_REFUSED_EPOCHS);
+}
+
+static inline bool second_is_released(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_journal_state(&w->tra.journal, 2) == MC_EPOCH_RELEASED;
+}
+
+static inline bool second_is_aborted(void *ctx)
+{
+	struct world *w = ctx;
+
+	return mc_journal_state(&w->tra.journal, 2) == MC_EPOCH_ABORTED;
+}
+
 static inline int sweep(void **state)
 {
 	(void)procs_sweep(state);

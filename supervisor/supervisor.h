@@ -78,7 +78,7 @@ struct guest {
 	bool again_busy;            /* its QEMU is being examined for that */
 	uint64_t again_wait;        /* us until the next try */
 	sd_event_source *again;     /* that one; of the whole guest, unlike child.again */
-	bool gate_cleared;          /* gate_look() has removed it */
+	bool gate_cleared;          /* or can't be: gate_clear() tries once */
 	sd_bus_message *checkpoint; /* a caller waits for the next commit */
 	uint64_t checkpoint_after;
 	sd_bus_message *unprotect, *switchover, *rehearsal;
